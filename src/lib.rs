@@ -1,0 +1,1 @@
+//! Coordinator for a private pool of trusted, sandboxed workers.
