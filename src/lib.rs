@@ -1,1 +1,7 @@
 //! Coordinator for a private pool of trusted, sandboxed workers.
+#![forbid(unsafe_code)]
+
+pub mod job;
+pub mod store;
+pub mod time;
+pub mod worker;

@@ -1,0 +1,4 @@
+//! A job's manifest: what to run and how.
+
+/// A checked manifest.
+pub struct Manifest;

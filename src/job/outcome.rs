@@ -1,0 +1,69 @@
+//! How a job ended.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What the worker said at the end of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The program exited with 0.
+    Completed,
+    /// It did not; the code where the worker told one.
+    Failed { exit_code: Option<i64> },
+}
+
+/// How a job ended, for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Completed,
+    Failed(Failure),
+}
+
+/// Why a job failed: a word for programs and a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub code: FailureCode,
+    pub message: String,
+}
+
+/// The machine words of `error.code` in a job's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCode {
+    /// The program ran and exited with another code than 0.
+    JobFailed,
+    /// The workers refused the job for its own fault.
+    Rejected,
+    /// The worker that ran the job is gone or has forgotten it.
+    WorkerLost,
+    /// The job was sent, no answer came, and nobody can say whether it ran.
+    OutcomeUnknown,
+}
+
+impl Outcome {
+    /// The outcome of a run that its worker saw to the end.
+    pub fn of_run(verdict: Verdict) -> Self {
+        let message = match verdict {
+            Verdict::Completed => return Self::Completed,
+            Verdict::Failed { exit_code: Some(code) } => format!("the job exited with code {code}"),
+            Verdict::Failed { exit_code: None } => "the worker reports that the job failed".to_owned(),
+        };
+        Self::failed(FailureCode::JobFailed, message)
+    }
+
+    pub fn failed(code: FailureCode, message: impl Into<String>) -> Self {
+        Self::Failed(Failure { code, message: message.into() })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Completed => f.write_str("completed"),
+            Self::Failed(failure) => write!(f, "failed ({:?}): {}", failure.code, failure.message),
+        }
+    }
+}

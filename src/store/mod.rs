@@ -1,0 +1,199 @@
+//! What the pool remembers across a crash, in the verbs of the domain.
+//!
+//! [`Store`] is one of the two seams of the pool: [`sqlite`] keeps it on disk, [`memory`] for simulations. Every promise
+//! made here is held by the suite in `suite.rs`, which both run.
+
+pub mod memory;
+pub mod sqlite;
+#[cfg(test)]
+mod suite;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::job::{JobId, JobState, PoolStatus, Priority};
+use crate::time::Timestamp;
+use crate::worker::WorkerKey;
+
+/// A job as the store knows it, without its payload and manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRow {
+    pub id: JobId,
+    /// Its place in the order of submission: unique, rising.
+    pub sequence: i64,
+    /// Counts the writes to this row; a write is conditional on the version it leaves.
+    pub version: i64,
+    pub priority: Priority,
+    pub submitted_at: Timestamp,
+    pub state: JobState,
+}
+
+/// A job to be taken in.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    pub id: JobId,
+    pub priority: Priority,
+    pub submitted_at: Timestamp,
+    pub work: Arc<Work>,
+    pub idempotency: Option<Idempotency>,
+}
+
+/// What is sent to a worker for a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// The manifest, JSON, as the client meant it and the pool checked it.
+    pub manifest: String,
+    /// The multipart boundary that the payload was encoded with.
+    pub boundary: String,
+    pub payload: Payload,
+    /// SHA-256 over what the client sent: file names, file bytes and manifest, whatever the boundary.
+    pub sha256: [u8; 32],
+}
+
+/// The encoded `files` parts of a submit, ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Small: kept in the row.
+    Inline(Bytes),
+    /// A file of the spool that bears the job's id, and its length in bytes.
+    Spooled { bytes: u64 },
+}
+
+impl Payload {
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Spooled { bytes } => *bytes,
+        }
+    }
+}
+
+/// A client's own name for a submit, under which a repeated one is recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    pub key: String,
+    /// Keys used before this time are forgotten.
+    pub valid_since: Timestamp,
+}
+
+/// What became of a [`Store::insert`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inserted {
+    New(JobRow),
+    /// The idempotency key was used before, for the same content: this is that job.
+    Same(JobRow),
+    /// The idempotency key was used before, for other content, by this job.
+    Conflict(JobId),
+}
+
+/// A job's step from one state to the next.
+#[derive(Clone, Debug)]
+pub struct Transition {
+    pub id: JobId,
+    /// The version that is left; another one in the store means that another writer was first.
+    pub version: i64,
+    pub state: JobState,
+    /// What is kept of the run, written with the step that ends it.
+    pub results: Option<Results>,
+}
+
+/// What became of a [`Store::transition`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Done; the row has this version now.
+    Updated { version: i64 },
+    Conflict,
+    NotFound,
+}
+
+/// What the pool keeps of a run when the worker forgets it: JSON texts as the worker gave them, and logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Results {
+    /// The worker's last status of the job, a JSON object.
+    pub worker_status: Option<String>,
+    pub logs: Option<Logs>,
+    /// The worker's output listing, a JSON object in the worker's own terms.
+    pub listing: Option<String>,
+}
+
+/// A job's standard output and error, each cut to the configured bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Logs {
+    pub stdout: String,
+    pub stderr: String,
+    pub truncation: Truncation,
+}
+
+/// Whether something was cut from a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Truncation {
+    #[default]
+    Whole,
+    Cut,
+}
+
+/// Which jobs a listing is about; an absent field matches every job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    pub status: Option<PoolStatus>,
+    pub worker: Option<WorkerKey>,
+    /// Only jobs submitted before the one with this sequence: where the last page ended.
+    pub before: Option<i64>,
+}
+
+/// The store could not do what it was asked.
+#[derive(Debug)]
+pub enum StoreError {
+    /// No room on the disk; nothing was changed.
+    Full,
+    /// Anything else, in the words of the cause. Whether the change was made is not known.
+    Broken(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => write!(f, "the disk that holds the job store is full"),
+            Self::Broken(cause) => write!(f, "the job store failed: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// What the pool remembers. Every method that changes something returns only when the change is durable.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Takes a job in, as `Queued` with no attempts.
+    async fn insert(&self, job: NewJob) -> Result<Inserted, StoreError>;
+
+    /// Moves a job on from the version it leaves. A step to `Finished` also drops the job's work
+    /// (inline payload and manifest): its spooled file is the caller's to remove.
+    async fn transition(&self, step: Transition) -> Result<Written, StoreError>;
+
+    /// All jobs that are not finished, in the order of submission.
+    async fn unfinished(&self) -> Result<Vec<JobRow>, StoreError>;
+
+    async fn job(&self, id: &JobId) -> Result<Option<JobRow>, StoreError>;
+
+    /// What is to be sent for a job; `None` once it is finished.
+    async fn work(&self, id: &JobId) -> Result<Option<Work>, StoreError>;
+
+    /// What was kept of a finished job.
+    async fn results(&self, id: &JobId) -> Result<Option<Results>, StoreError>;
+
+    /// Jobs that match, newest first, at most `limit`.
+    async fn list(&self, filter: &JobFilter, limit: usize) -> Result<Vec<JobRow>, StoreError>;
+
+    /// How many jobs the store holds.
+    async fn count(&self) -> Result<u64, StoreError>;
+
+    /// Forgets at most `limit` finished jobs that ended before `before`, and says how many it forgot.
+    async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
+    /// Whether a write would succeed now: answers the readiness check.
+    async fn check(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,5 @@
+//! Who a worker is: its key, where it is reached, how much it takes. Pure.
+
+pub mod identity;
+
+pub use identity::WorkerKey;
