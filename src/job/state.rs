@@ -239,5 +239,18 @@ impl JobState {
     }
 }
 
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queued { .. } => f.write_str("queued"),
+            Self::Assigned { attempt, .. } => write!(f, "assigned to worker {}", attempt.worker),
+            Self::Unknown { attempt, .. } => write!(f, "perhaps running on worker {}", attempt.worker),
+            Self::Running { attempt, remote } => write!(f, "running on worker {} as {remote}", attempt.worker),
+            Self::Collecting { attempt, .. } => write!(f, "over on worker {}, its results being fetched", attempt.worker),
+            Self::Finished { outcome, .. } => outcome.fmt(f),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

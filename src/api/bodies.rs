@@ -1,0 +1,220 @@
+//! The JSON that the pool answers with.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::job::{Failure, JobId, JobState, Outcome};
+use crate::pool::WorkerView;
+use crate::pool::health::Standing;
+use crate::store::{JobRow, Logs, Truncation};
+use crate::time::Timestamp;
+
+/// `GET /status/{job}`, without the worker's part.
+#[derive(Serialize)]
+pub struct StatusBody<'a> {
+    job_id: &'a JobId,
+    /// The same as `pool_status`, for clients that speak to a single worker.
+    status: &'static str,
+    pool_status: &'static str,
+    worker_id: Option<String>,
+    submitted_at: f64,
+    completed_at: Option<f64>,
+    priority: String,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_position: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a Failure>,
+}
+
+impl<'a> StatusBody<'a> {
+    /// `queue_position` counts the jobs that are taken before this one.
+    pub fn new(row: &'a JobRow, queue_position: Option<usize>) -> Self {
+        let status = row.state.status().as_str();
+        let (completed_at, error) = match &row.state {
+            JobState::Finished { outcome: Outcome::Completed, at, .. } => (Some(*at), None),
+            JobState::Finished { outcome: Outcome::Failed(failure), at, .. } => (Some(*at), Some(failure)),
+            JobState::Queued { .. }
+            | JobState::Assigned { .. }
+            | JobState::Unknown { .. }
+            | JobState::Running { .. }
+            | JobState::Collecting { .. } => (None, None),
+        };
+        Self {
+            job_id: &row.id,
+            status,
+            pool_status: status,
+            worker_id: row.state.worker().map(|worker| worker.to_string()),
+            submitted_at: row.submitted_at.as_unix_seconds(),
+            completed_at: completed_at.map(Timestamp::as_unix_seconds),
+            priority: row.priority.to_string(),
+            attempts: row.state.attempts(),
+            queue_position,
+            error,
+        }
+    }
+
+    /// The answer up to the place where the worker's own status stands; [`STATUS_END`] ends it.
+    pub fn begin(&self) -> String {
+        let mut text = self.to_json();
+        text.pop();
+        text.push_str(",\"worker_status\":");
+        text
+    }
+
+    /// The whole answer, with the worker's status as the pool last saw it.
+    pub fn whole(&self, worker_status: Option<&str>) -> String {
+        let worker_status = worker_status.filter(|json| is_json_object(json.as_bytes())).unwrap_or("null");
+        self.begin() + worker_status + STATUS_END
+    }
+
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("plain data is written as JSON")
+    }
+}
+
+/// What follows the worker's status in a status answer.
+pub const STATUS_END: &str = "}";
+
+/// Whether a worker's text can stand in an answer of ours.
+pub fn is_json_object(text: &[u8]) -> bool {
+    serde_json::from_slice::<&RawValue>(text).is_ok_and(|value| value.get().starts_with('{'))
+}
+
+/// One row of `GET /jobs`.
+pub fn job_summary(row: &JobRow) -> Value {
+    serde_json::to_value(StatusBody::new(row, None)).expect("plain data is written as JSON")
+}
+
+/// `GET /logs/{job}`.
+pub fn logs(logs: &Logs) -> Value {
+    let mut body = json!({ "stdout": logs.stdout, "stderr": logs.stderr });
+    if logs.truncation == Truncation::Cut {
+        body["truncated"] = json!(true);
+    }
+    body
+}
+
+/// `GET /outputs/{job}`: the worker's listing in the pool's terms. `None` when the worker's text is no listing.
+pub fn listing(job: &JobId, status: &str, worker_listing: &str) -> Option<Value> {
+    let mut body: Map<String, Value> = serde_json::from_str(worker_listing).ok()?;
+    let Some(Value::Array(files)) = body.get_mut("files") else { return None };
+    for file in files.iter_mut() {
+        let entry = file.as_object_mut()?;
+        let path = super::OutputPath::from_bytes(entry.get("name")?.as_str()?.as_bytes().to_vec()).ok();
+        // A name that the pool would refuse to fetch gets no link.
+        let url = path.map(|path| format!("/download/{job}/{}", path.encoded()));
+        entry.insert("download_url".to_owned(), json!(url));
+    }
+    body.insert("job_id".to_owned(), json!(job));
+    body.insert("status".to_owned(), json!(status));
+    Some(Value::Object(body))
+}
+
+/// `GET /outputs/{job}` of a job that has none yet.
+pub fn empty_listing(job: &JobId, status: &str) -> Value {
+    json!({ "job_id": job, "status": status, "total_files": 0, "files": [] })
+}
+
+/// The names and sizes in a worker's listing.
+pub fn listed_files(worker_listing: &str) -> Vec<(String, Option<u64>)> {
+    let Ok(body) = serde_json::from_str::<Value>(worker_listing) else { return Vec::new() };
+    let files = body.get("files").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let named = |file: &Value| {
+        let name = file.get("name")?.as_str()?.to_owned();
+        Some((name, file.get("size").and_then(Value::as_u64)))
+    };
+    files.iter().filter_map(named).collect()
+}
+
+/// `GET /pool`.
+pub fn pool(workers: &[WorkerView], total_jobs: u64, queued_jobs: usize, now: Timestamp) -> Value {
+    json!({
+        "total_workers": workers.len(),
+        "healthy_workers": workers.iter().filter(|worker| worker.health.is_healthy()).count(),
+        "total_jobs": total_jobs,
+        "queued_jobs": queued_jobs,
+        "workers": workers.iter().map(|view| worker(view, now)).collect::<Vec<_>>(),
+    })
+}
+
+fn worker(view: &WorkerView, now: Timestamp) -> Value {
+    let identity = match view.health.standing {
+        Standing::Healthy { identity, .. } => Some(identity),
+        Standing::Unchecked | Standing::Down { .. } => None,
+    };
+    json!({
+        "worker_id": view.spec.key,
+        "endpoint": view.spec.endpoint.to_string(),
+        "is_healthy": view.health.is_healthy(),
+        "active_jobs": view.active_jobs,
+        "max_concurrent_jobs": view.limit,
+        "last_health_check": view.health.checked_at.map(Timestamp::as_unix_seconds),
+        "last_error": view.health.reason(),
+        "identity": identity,
+        "protocol": view.health.dialect,
+        "throttled_until": view.throttled_until.filter(|until| *until > now).map(Timestamp::as_unix_seconds),
+        "labels": view.spec.labels,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{FailureCode, Priority};
+
+    fn row(state: JobState) -> JobRow {
+        let id = JobId::from_random([1; 12]);
+        let submitted_at = Timestamp::from_micros(1_500_000);
+        JobRow { id, sequence: 1, version: 1, priority: Priority::Normal, submitted_at, state }
+    }
+
+    fn status(state: JobState, worker_status: Option<&str>) -> Value {
+        let row = row(state);
+        serde_json::from_str(&StatusBody::new(&row, None).whole(worker_status)).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_known_is_null() {
+        let body = status(JobState::Queued { attempts: 0, refusal: None }, None);
+        assert_eq!(body["status"], "queued");
+        assert_eq!(body["pool_status"], "queued");
+        assert_eq!(body["submitted_at"], 1.5);
+        for key in ["worker_id", "worker_status", "completed_at"] {
+            assert_eq!(body.get(key), Some(&Value::Null), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_failed_job_says_why() {
+        let outcome = Outcome::failed(FailureCode::Rejected, "No entrypoint specified");
+        let at = Timestamp::from_micros(2_000_000);
+        let body = status(JobState::Finished { outcome, at, attempts: 1, place: None }, None);
+        assert_eq!(body["error"], json!({"code": "rejected", "message": "No entrypoint specified"}));
+        assert_eq!((&body["status"], &body["completed_at"]), (&json!("failed"), &json!(2.0)));
+    }
+
+    #[test]
+    fn a_workers_status_that_is_no_object_does_not_break_the_answer() {
+        for broken in ["", "{", "[1]", "nonsense", "{} {}"] {
+            let body = status(JobState::Queued { attempts: 0, refusal: None }, Some(broken));
+            assert_eq!(body["worker_status"], Value::Null, "{broken}");
+        }
+        let body = status(JobState::Queued { attempts: 0, refusal: None }, Some(r#" {"a": 1} "#));
+        assert_eq!(body["worker_status"], json!({"a": 1}));
+    }
+
+    #[test]
+    fn a_listing_is_put_in_the_pools_terms() {
+        let id = JobId::from_random([1; 12]);
+        let worker = r#"{"job_id":"job_1_1","status":"completed","total_files":2,"files":[
+            {"name":"a b.txt","size":3,"download_url":"/download/job_1_1/a b.txt"},{"name":"../x","size":1}]}"#;
+        let body = listing(&id, "completed", worker).unwrap();
+        assert_eq!(body["job_id"], json!(id));
+        assert_eq!(body["files"][0]["download_url"], json!(format!("/download/{id}/a%20b.txt")));
+        assert_eq!(body["files"][1]["download_url"], Value::Null);
+        assert!(listing(&id, "completed", "[]").is_none());
+        assert_eq!(listed_files(worker), [("a b.txt".to_owned(), Some(3)), ("../x".to_owned(), Some(1))]);
+    }
+}

@@ -1,0 +1,8 @@
+//! The pool's HTTP API: which request means what, and what the answers look like. Pure.
+
+pub mod bodies;
+pub mod problem;
+pub mod route;
+
+pub use problem::{Problem, ProblemCode};
+pub use route::{OutputPath, Route};

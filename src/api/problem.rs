@@ -1,0 +1,179 @@
+//! Errors as clients see them: one mapping from what went wrong to a status, a machine word and a sentence.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+/// The machine words of `code` in an error answer, each with its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProblemCode {
+    /// The request makes no sense; the sentence names the field.
+    BadRequest,
+    NotFound,
+    JobNotFound,
+    OutputNotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    /// The idempotency key was used for something else.
+    IdempotencyConflict,
+    /// No worker has the job yet.
+    NotDispatched,
+    /// The job has not ended.
+    NotFinished,
+    /// The worker had it and has forgotten it.
+    OutputExpired,
+    LengthRequired,
+    TooLarge,
+    Internal,
+    /// The worker answered, and not as it should.
+    WorkerError,
+    WorkerUnreachable,
+    /// The worker is silent while it runs a job.
+    WorkerBusy,
+    ShuttingDown,
+    StorageFull,
+}
+
+impl ProblemCode {
+    pub const ALL: [ProblemCode; 18] = [
+        Self::BadRequest,
+        Self::NotFound,
+        Self::JobNotFound,
+        Self::OutputNotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::IdempotencyConflict,
+        Self::NotDispatched,
+        Self::NotFinished,
+        Self::OutputExpired,
+        Self::LengthRequired,
+        Self::TooLarge,
+        Self::Internal,
+        Self::WorkerError,
+        Self::WorkerUnreachable,
+        Self::WorkerBusy,
+        Self::ShuttingDown,
+        Self::StorageFull,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::NotFound => "not_found",
+            Self::JobNotFound => "job_not_found",
+            Self::OutputNotFound => "output_not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::RequestTimeout => "request_timeout",
+            Self::IdempotencyConflict => "idempotency_conflict",
+            Self::NotDispatched => "not_dispatched",
+            Self::NotFinished => "not_finished",
+            Self::OutputExpired => "output_expired",
+            Self::LengthRequired => "length_required",
+            Self::TooLarge => "too_large",
+            Self::Internal => "internal",
+            Self::WorkerError => "worker_error",
+            Self::WorkerUnreachable => "worker_unreachable",
+            Self::WorkerBusy => "worker_busy",
+            Self::ShuttingDown => "shutting_down",
+            Self::StorageFull => "storage_full",
+        }
+    }
+
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotFound | Self::JobNotFound | Self::OutputNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::IdempotencyConflict | Self::NotDispatched | Self::NotFinished => StatusCode::CONFLICT,
+            Self::OutputExpired => StatusCode::GONE,
+            Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::WorkerError | Self::WorkerUnreachable => StatusCode::BAD_GATEWAY,
+            Self::WorkerBusy | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+        }
+    }
+
+    /// How long a client should wait before it tries again, where waiting helps.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::NotDispatched | Self::NotFinished | Self::WorkerBusy => Some(Duration::from_secs(2)),
+            Self::WorkerUnreachable | Self::ShuttingDown => Some(Duration::from_secs(10)),
+            Self::StorageFull => Some(Duration::from_secs(60)),
+            Self::BadRequest
+            | Self::NotFound
+            | Self::JobNotFound
+            | Self::OutputNotFound
+            | Self::MethodNotAllowed
+            | Self::RequestTimeout
+            | Self::IdempotencyConflict
+            | Self::OutputExpired
+            | Self::LengthRequired
+            | Self::TooLarge
+            | Self::Internal
+            | Self::WorkerError => None,
+        }
+    }
+}
+
+/// An error answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub code: ProblemCode,
+    /// A sentence that the reader can act on.
+    pub message: String,
+    /// The part of the request that is at fault.
+    pub field: Option<String>,
+}
+
+impl Problem {
+    pub fn new(code: ProblemCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), field: None }
+    }
+
+    pub fn in_field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    pub fn job_not_found() -> Self {
+        // The words of the sandrun worker, which its clients look for.
+        Self::new(ProblemCode::JobNotFound, "Job not found")
+    }
+
+    pub fn body(&self) -> Value {
+        let mut body = json!({ "error": self.message, "code": self.code.as_str() });
+        if let Some(field) = &self.field {
+            body["field"] = json!(field);
+        }
+        if let Some(wait) = self.code.retry_after() {
+            body["retry_after"] = json!(wait.as_secs());
+        }
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_code_has_a_word_of_its_own_and_an_error_status() {
+        let words: BTreeSet<_> = ProblemCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(words.len(), ProblemCode::ALL.len());
+        assert!(ProblemCode::ALL.iter().all(|code| code.status().as_u16() >= 400));
+    }
+
+    #[test]
+    fn where_waiting_helps_the_body_says_how_long() {
+        let body = Problem::new(ProblemCode::WorkerBusy, "busy").body();
+        assert_eq!(body, json!({"error": "busy", "code": "worker_busy", "retry_after": 2}));
+        let body = Problem::new(ProblemCode::BadRequest, "no").in_field("manifest").body();
+        assert_eq!(body, json!({"error": "no", "code": "bad_request", "field": "manifest"}));
+    }
+}

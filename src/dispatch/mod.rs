@@ -1,0 +1,158 @@
+//! Gives waiting jobs to free workers, and follows each to its end.
+//!
+//! The dispatcher pairs the next waiting job with a free slot whenever its bell rings: a job came, a slot became free, a worker became
+//! well. Each pair is an [`attempt`], a task of its own, so that a slow worker delays no other.
+
+mod ambiguous;
+mod attempt;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::activity::Counted;
+use crate::job::{JobEvent, JobState};
+use crate::pool::{Pool, Slot};
+use crate::queue::order::Take;
+use crate::queue::{LiveJob, Queue};
+use crate::store::Store;
+use crate::time::Clock;
+use crate::upstream::Upstream;
+
+/// What an operator may set.
+#[derive(Clone, Copy, Debug)]
+pub struct DispatchConfig {
+    /// How long a job stays with a worker that cannot be reached.
+    pub worker_lost_after: Duration,
+    /// Bytes kept of each log stream.
+    pub log_bytes_max: usize,
+    /// The longest time a job is thought to run; a worker that may be running one is left alone as long.
+    pub longest_job: Duration,
+}
+
+/// Pairs jobs with workers and runs the attempts.
+pub struct Dispatcher {
+    pub(crate) queue: Queue,
+    pub(crate) pool: Pool,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) upstream: Arc<dyn Upstream>,
+    pub(crate) clock: Clock,
+    pub(crate) config: DispatchConfig,
+    bell: Arc<Notify>,
+    stopping: AtomicBool,
+    /// Jobs that are on their way to a worker right now.
+    pub(crate) sending: Counted,
+}
+
+/// The parts that a dispatcher works with.
+pub struct Parts {
+    pub queue: Queue,
+    pub pool: Pool,
+    pub store: Arc<dyn Store>,
+    pub upstream: Arc<dyn Upstream>,
+    pub clock: Clock,
+    /// The bell that `queue` and `pool` ring.
+    pub bell: Arc<Notify>,
+}
+
+impl Dispatcher {
+    pub fn new(parts: Parts, config: DispatchConfig) -> Arc<Self> {
+        let Parts { queue, pool, store, upstream, clock, bell } = parts;
+        Arc::new(Self {
+            queue,
+            pool,
+            store,
+            upstream,
+            clock,
+            config,
+            bell,
+            stopping: AtomicBool::new(false),
+            sending: Counted::default(),
+        })
+    }
+
+    /// Gives out no more jobs from now on.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Jobs that are on their way to a worker and have no answer yet.
+    pub fn sending(&self) -> usize {
+        self.sending.now()
+    }
+
+    /// Takes up the jobs that were under way when the pool stopped, and dispatches for ever; ends by being dropped.
+    pub async fn run(self: Arc<Self>, under_way: Vec<Arc<LiveJob>>) {
+        let mut attempts = JoinSet::new();
+        for job in under_way {
+            attempts.spawn(Arc::clone(&self).resume(job));
+        }
+        loop {
+            while let Some((job, slot)) = self.pair() {
+                attempts.spawn(Arc::clone(&self).begin(job, slot));
+            }
+            let opening = self.pool.next_opening();
+            tokio::select! {
+                () = self.bell.notified() => {}
+                () = self.sleep_until_opening(opening) => {}
+                Some(ended) = attempts.join_next() => {
+                    if let Err(error) = ended && error.is_panic() {
+                        // The job's row is whole: it is taken up again when the pool is started again.
+                        log::error!("an attempt panicked: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn sleep_until_opening(&self, opening: Option<crate::time::Timestamp>) {
+        match opening {
+            // The runtime's timer may be a little early; a turn too many is cheap.
+            Some(at) => tokio::time::sleep(at.since(self.clock.now()) + Duration::from_millis(1)).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The next job and a slot for it.
+    fn pair(&self) -> Option<(Arc<LiveJob>, Slot)> {
+        if self.stopping.load(Ordering::Acquire) {
+            return None;
+        }
+        let now = self.clock.now();
+        self.queue.claim(|refusal| match self.pool.claim(refusal.map(|refusal| refusal.worker), now) {
+            Some(slot) => Take::Yes(slot),
+            None if self.pool.any_free(now) => Take::NotThis,
+            None => Take::None,
+        })
+    }
+
+    async fn begin(self: Arc<Self>, job: Arc<LiveJob>, slot: Slot) {
+        let sending = self.sending.enter();
+        let worker = slot.worker();
+        if let Err(error) = self.queue.advance(&job, JobEvent::Assigned { worker }, None).await {
+            log::error!("job {} cannot be assigned: {error}", job.id());
+            return;
+        }
+        self.run_attempt(&job, slot, Some(sending)).await;
+    }
+
+    async fn resume(self: Arc<Self>, job: Arc<LiveJob>) {
+        let state = job.state();
+        let worker = state.worker().expect("a job under way has a worker");
+        // Between the intent to send and the answer the pool died: the job may have left.
+        if let JobState::Assigned { .. } = state
+            && let Err(error) = self.queue.advance(&job, JobEvent::Unanswered, None).await
+        {
+            log::error!("job {} cannot be taken up again: {error}", job.id());
+            return;
+        }
+        match self.pool.occupy(worker) {
+            Some(slot) => self.run_attempt(&job, slot, None).await,
+            None => self.abandon(&job, &format!("worker {worker} is no longer in the allowlist")).await,
+        }
+    }
+}
+

@@ -1,0 +1,160 @@
+//! What the pool holds of a worker's health, and when it asks next. Pure.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::time::Timestamp;
+use crate::upstream::HealthReport;
+use crate::worker::{Dialect, WorkerKey};
+
+/// The first pause before a worker that is down is asked again; it doubles up to the interval.
+const RECHECK_FIRST: Duration = Duration::from_secs(1);
+
+/// How a worker's identity is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// It says that it is the allowlisted worker; nothing proves it.
+    Claimed,
+}
+
+/// Whether a worker may be given jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Not asked yet since the pool started.
+    Unchecked,
+    Healthy { identity: Identity, dialect: Dialect, capacity: Option<u32> },
+    /// It cannot be given a job, and why.
+    Down { reason: String },
+}
+
+/// A worker's health as seen so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub standing: Standing,
+    pub checked_at: Option<Timestamp>,
+    /// Checks and contacts that failed in a row.
+    failures: u32,
+    /// What it spoke when it was last healthy: a busy worker that misses a check still speaks the same.
+    pub dialect: Dialect,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { standing: Standing::Unchecked, checked_at: None, failures: 0, dialect: Dialect::Sandrun }
+    }
+}
+
+/// Whether a check changed what may be given to the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flip {
+    Up,
+    Down,
+    None,
+}
+
+impl Health {
+    pub fn is_healthy(&self) -> bool {
+        matches!(self.standing, Standing::Healthy { .. })
+    }
+
+    /// Why it is not healthy, in words.
+    pub fn reason(&self) -> Option<&str> {
+        match &self.standing {
+            Standing::Down { reason } => Some(reason),
+            Standing::Unchecked | Standing::Healthy { .. } => None,
+        }
+    }
+
+    /// Takes in the result of a check.
+    pub fn observe(&mut self, key: WorkerKey, checked: Result<HealthReport, String>, now: Timestamp) -> Flip {
+        self.checked_at = Some(now);
+        match checked.and_then(|report| identified(key, report)) {
+            Ok(report) => {
+                self.failures = 0;
+                self.dialect = report.dialect;
+                let HealthReport { dialect, capacity, .. } = report;
+                self.stand(Standing::Healthy { identity: Identity::Claimed, dialect, capacity })
+            }
+            Err(reason) => self.fail(reason),
+        }
+    }
+
+    /// Takes in a contact outside of the checks that failed.
+    pub fn suspect(&mut self, reason: String) -> Flip {
+        self.fail(reason)
+    }
+
+    fn fail(&mut self, reason: String) -> Flip {
+        self.failures = self.failures.saturating_add(1);
+        self.stand(Standing::Down { reason })
+    }
+
+    fn stand(&mut self, standing: Standing) -> Flip {
+        let (was, is) = (self.is_healthy(), matches!(standing, Standing::Healthy { .. }));
+        self.standing = standing;
+        match (was, is) {
+            (false, true) => Flip::Up,
+            (true, false) => Flip::Down,
+            (true, true) | (false, false) => Flip::None,
+        }
+    }
+
+    /// The pause until the next check. `jitter`, in 0..1, spreads workers that were checked together over a tenth of it.
+    pub fn next_check_after(&self, interval: Duration, jitter: f64) -> Duration {
+        let doubled = RECHECK_FIRST.saturating_mul(1 << self.failures.saturating_sub(1).min(16));
+        let pause = if self.failures == 0 { interval } else { doubled.min(interval) };
+        pause.mul_f64(1.0 - 0.1 * jitter.clamp(0.0, 1.0))
+    }
+}
+
+/// A report of the worker that the allowlist names, or why it is not.
+fn identified(key: WorkerKey, report: HealthReport) -> Result<HealthReport, String> {
+    match &report.worker_id {
+        None => Err(format!("it has no identity (worker_id is null); the allowlist names {key}")),
+        Some(claimed) if *claimed == key.to_string() => Ok(report),
+        Some(claimed) => {
+            let claimed: String = claimed.chars().filter(|c| !c.is_control()).take(64).collect();
+            Err(format!("it says that it is {claimed:?}; the allowlist names {key}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(5);
+
+    fn report(worker_id: Option<String>) -> Result<HealthReport, String> {
+        Ok(HealthReport { worker_id, dialect: Dialect::Sandrun, capacity: None })
+    }
+
+    #[test]
+    fn only_the_allowlisted_identity_is_healthy() {
+        let (key, other) = (WorkerKey::for_tests(1), WorkerKey::for_tests(2));
+        let mut health = Health::default();
+        assert_eq!(health.observe(key, report(Some(other.to_string())), NOW), Flip::None);
+        assert!(health.reason().unwrap().contains(&other.to_string()));
+        assert_eq!(health.observe(key, report(None), NOW), Flip::None);
+        assert_eq!(health.observe(key, report(Some(key.to_string())), NOW), Flip::Up);
+        assert!(health.is_healthy());
+        assert_eq!(health.suspect("connection refused".into()), Flip::Down);
+    }
+
+    #[test]
+    fn a_worker_that_is_down_is_asked_sooner_and_then_less_often() {
+        let interval = Duration::from_secs(30);
+        let mut health = Health::default();
+        assert_eq!(health.next_check_after(interval, 0.0), interval);
+        let pauses: Vec<u64> = (0..7)
+            .map(|_| {
+                health.observe(WorkerKey::for_tests(1), Err("refused".into()), NOW);
+                health.next_check_after(interval, 0.0).as_secs()
+            })
+            .collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(health.next_check_after(interval, 1.0), Duration::from_secs(27));
+    }
+}

@@ -1,0 +1,321 @@
+//! The workers of the pool: who they are, how they fare, how much each has to do.
+//!
+//! A busy slot is a value, [`Slot`]; dropping it frees the slot and rings the dispatcher's bell. `active_jobs` is the number of
+//! live slots, whatever becomes of the task that holds one.
+
+pub mod health;
+pub mod prober;
+pub mod slots;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::time::Timestamp;
+use crate::upstream::{Contact, HealthReport, gate::Gate};
+use crate::worker::{Dialect, WorkerKey, WorkerSpec};
+use health::{Flip, Health, Standing};
+use slots::{Admission, Slots};
+
+/// Jobs at once on a worker that neither the allowlist nor the worker itself sets a limit for.
+const LIMIT_DEFAULT: u32 = 4;
+
+/// The first pause after a worker throttles without saying how long; it doubles up to [`THROTTLE_MAX`].
+const THROTTLE_FIRST: Duration = Duration::from_secs(1);
+const THROTTLE_MAX: Duration = Duration::from_secs(60);
+
+/// A handle to the pool's workers; clones share them.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Rung when a worker can take a job that could not before.
+    bell: Arc<Notify>,
+}
+
+struct State {
+    workers: BTreeMap<WorkerKey, Member>,
+    slots: Slots,
+}
+
+struct Member {
+    spec: Arc<WorkerSpec>,
+    health: Health,
+    /// Where its endpoint resolved to at the last check.
+    address: Option<SocketAddr>,
+    gate: Gate,
+    /// Rung to have it checked at once.
+    check: Arc<Notify>,
+    throttle: Option<Throttle>,
+    concurrency: Concurrency,
+}
+
+/// How a worker throttled us last.
+#[derive(Clone, Copy)]
+struct Throttle {
+    until: Timestamp,
+    pause: Duration,
+}
+
+/// Whether a worker runs jobs beside each other, as far as it has shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Concurrency {
+    Assumed,
+    /// It was seen to be silent while it ran a job: what waits behind that job is forgotten there, so it is
+    /// given one at a time.
+    Serial,
+}
+
+impl Member {
+    /// The most jobs it is given at once: what it says it takes is the ceiling of what the allowlist allows.
+    fn limit(&self) -> u32 {
+        if self.concurrency == Concurrency::Serial {
+            return 1;
+        }
+        let allowed = self.spec.max_concurrent_jobs.map(|limit| limit.get());
+        let advertised = match self.health.standing {
+            Standing::Healthy { capacity, .. } => capacity,
+            Standing::Unchecked | Standing::Down { .. } => None,
+        };
+        match (allowed, advertised) {
+            (Some(allowed), Some(advertised)) => allowed.min(advertised),
+            (Some(limit), None) | (None, Some(limit)) => limit,
+            (None, None) => LIMIT_DEFAULT,
+        }
+    }
+
+    fn admission(&self) -> Admission {
+        match (self.health.is_healthy(), self.throttle) {
+            (false, _) => Admission::Closed,
+            (true, Some(throttle)) => Admission::Throttled { until: throttle.until },
+            (true, None) => Admission::Open,
+        }
+    }
+}
+
+/// A worker's busy slot. Dropping it frees the slot.
+#[must_use = "dropping a slot frees it"]
+pub struct Slot {
+    worker: WorkerKey,
+    shared: Arc<Shared>,
+}
+
+impl Slot {
+    pub fn worker(&self) -> WorkerKey {
+        self.worker
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.lock().slots.release(self.worker);
+        self.shared.bell.notify_one();
+    }
+}
+
+/// A worker as `/pool` shows it.
+#[derive(Clone, Debug)]
+pub struct WorkerView {
+    pub spec: Arc<WorkerSpec>,
+    pub health: Health,
+    pub active_jobs: u32,
+    pub limit: u32,
+    pub throttled_until: Option<Timestamp>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the pool's lock")
+    }
+}
+
+impl State {
+    /// Tells the slots what a worker's health and limits are now.
+    fn settle(&mut self, key: WorkerKey) {
+        if let Some(member) = self.workers.get(&key) {
+            self.slots.set(key, member.limit(), member.admission());
+        }
+    }
+}
+
+impl Pool {
+    pub fn new(allowlist: Vec<WorkerSpec>, bell: Arc<Notify>) -> Self {
+        let workers: BTreeMap<_, _> = allowlist
+            .into_iter()
+            .map(|spec| {
+                let member = Member {
+                    spec: Arc::new(spec),
+                    health: Health::default(),
+                    address: None,
+                    gate: Gate::default(),
+                    check: Arc::default(),
+                    throttle: None,
+                    concurrency: Concurrency::Assumed,
+                };
+                (member.spec.key, member)
+            })
+            .collect();
+        let keys: Vec<_> = workers.keys().copied().collect();
+        let mut state = State { workers, slots: Slots::default() };
+        for key in keys {
+            state.settle(key);
+        }
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), bell }) }
+    }
+
+    /// Takes a slot for a job, not on the worker that refused it.
+    pub fn claim(&self, refused_by: Option<WorkerKey>, now: Timestamp) -> Option<Slot> {
+        let worker = self.shared.lock().slots.claim(now, |worker| Some(worker) != refused_by)?;
+        Some(Slot { worker, shared: Arc::clone(&self.shared) })
+    }
+
+    /// Takes a slot on the worker that has a job already, even beyond its limit; `None` when the allowlist no longer names it.
+    pub fn occupy(&self, worker: WorkerKey) -> Option<Slot> {
+        let mut state = self.shared.lock();
+        if !state.workers.contains_key(&worker) {
+            return None;
+        }
+        state.slots.occupy(worker);
+        drop(state);
+        Some(Slot { worker, shared: Arc::clone(&self.shared) })
+    }
+
+    pub fn any_free(&self, now: Timestamp) -> bool {
+        self.shared.lock().slots.any_free(now)
+    }
+
+    /// When a throttled worker may be tried again.
+    pub fn next_opening(&self) -> Option<Timestamp> {
+        self.shared.lock().slots.next_opening()
+    }
+
+    /// Whether the allowlist names another worker than this one.
+    pub fn has_another(&self, worker: WorkerKey) -> bool {
+        self.shared.lock().workers.keys().any(|key| *key != worker)
+    }
+
+    pub fn contact(&self, worker: WorkerKey) -> Option<Contact> {
+        let state = self.shared.lock();
+        let member = state.workers.get(&worker)?;
+        Some(Contact { spec: Arc::clone(&member.spec), dialect: member.health.dialect })
+    }
+
+    /// The address to reach a worker at, if it was ever resolved.
+    pub fn address(&self, worker: WorkerKey) -> Option<SocketAddr> {
+        self.shared.lock().workers.get(&worker)?.address
+    }
+
+    /// The gate before calls that a worker of the sandrun kind answers one at a time.
+    pub fn gate(&self, worker: WorkerKey) -> Option<Gate> {
+        let state = self.shared.lock();
+        let member = state.workers.get(&worker)?;
+        match member.health.dialect {
+            Dialect::Sandrun => Some(member.gate.clone()),
+            Dialect::V2 => None,
+        }
+    }
+
+    pub fn is_healthy(&self, worker: WorkerKey) -> bool {
+        self.shared.lock().workers.get(&worker).is_some_and(|member| member.health.is_healthy())
+    }
+
+    /// Takes in the result of a health check, and where the worker's endpoint resolved to.
+    pub fn observe(
+        &self,
+        worker: WorkerKey,
+        address: Option<SocketAddr>,
+        checked: Result<HealthReport, String>,
+        now: Timestamp,
+    ) -> Flip {
+        let flip = self.change(worker, |member| {
+            member.address = address.or(member.address);
+            member.health.observe(worker, checked, now)
+        });
+        flip.unwrap_or(Flip::None)
+    }
+
+    /// Takes in a failed contact: the worker is given nothing more until a check finds it well, and one is made soon.
+    pub fn suspect(&self, worker: WorkerKey, reason: String) {
+        let check = self.change(worker, |member| {
+            if member.health.suspect(reason) == Flip::Down {
+                log::warn!("worker {worker} is down: {}", member.health.reason().unwrap_or_default());
+            }
+            Arc::clone(&member.check)
+        });
+        if let Some(check) = check {
+            check.notify_one();
+        }
+    }
+
+    /// Gives a worker no job for a while, as it asked.
+    pub fn throttle(&self, worker: WorkerKey, asked: Option<Duration>, jitter: f64, now: Timestamp) -> Duration {
+        let pause = self.change(worker, |member| {
+            let doubled = member.throttle.map_or(THROTTLE_FIRST, |last| (last.pause * 2).min(THROTTLE_MAX));
+            let pause = asked.unwrap_or(doubled).mul_f64(1.0 + 0.1 * jitter);
+            member.throttle = Some(Throttle { until: now.plus(pause), pause: doubled });
+            pause
+        });
+        pause.unwrap_or(THROTTLE_FIRST)
+    }
+
+    /// The worker took a job: it throttles no more.
+    pub fn took(&self, worker: WorkerKey) {
+        self.change(worker, |member| member.throttle = None);
+    }
+
+    /// The worker was silent while it ran a job.
+    pub fn seen_serial(&self, worker: WorkerKey) {
+        self.change(worker, |member| {
+            if member.concurrency == Concurrency::Assumed {
+                log::info!("worker {worker} is silent while it runs a job: it is given one at a time");
+                member.concurrency = Concurrency::Serial;
+            }
+        });
+    }
+
+    pub fn active(&self, worker: WorkerKey) -> u32 {
+        self.shared.lock().slots.active(worker)
+    }
+
+    /// The pause until a worker's next check, and the bell that cuts it short.
+    fn next_check(&self, worker: WorkerKey, interval: Duration, jitter: f64) -> Option<(Duration, Arc<Notify>)> {
+        let state = self.shared.lock();
+        let member = state.workers.get(&worker)?;
+        Some((member.health.next_check_after(interval, jitter), Arc::clone(&member.check)))
+    }
+
+    pub fn keys(&self) -> Vec<WorkerKey> {
+        self.shared.lock().workers.keys().copied().collect()
+    }
+
+    pub fn view(&self) -> Vec<WorkerView> {
+        let state = self.shared.lock();
+        let view = |(key, member): (&WorkerKey, &Member)| WorkerView {
+            spec: Arc::clone(&member.spec),
+            health: member.health.clone(),
+            active_jobs: state.slots.active(*key),
+            limit: member.limit(),
+            throttled_until: member.throttle.map(|throttle| throttle.until),
+        };
+        state.workers.iter().map(view).collect()
+    }
+
+    /// Changes one worker, tells the slots, and rings the bell: it may be able to take a job now.
+    fn change<T>(&self, worker: WorkerKey, change: impl FnOnce(&mut Member) -> T) -> Option<T> {
+        let mut state = self.shared.lock();
+        let changed = change(state.workers.get_mut(&worker)?);
+        state.settle(worker);
+        drop(state);
+        self.shared.bell.notify_one();
+        Some(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

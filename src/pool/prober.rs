@@ -1,0 +1,133 @@
+//! Asks every worker how it is: all at once at the start, then each in its own rhythm.
+//!
+//! Each worker has its own set of one backend in Pingora's load balancer, which calls [`IdentityCheck`] and counts its results;
+//! when to ask is ours to say, because a worker that is down is asked sooner than one that is well. A worker that does not answer delays no other.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_load_balancing::discovery::Static;
+use pingora_load_balancing::health_check::HealthCheck;
+use pingora_load_balancing::{Backend, Backends};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::health::Flip;
+use super::{Contact, Pool};
+use crate::time::Clock;
+use crate::upstream::Upstream;
+use crate::worker::WorkerKey;
+
+/// Checks under way at once: more would use up sockets in a pool of thousands.
+const CHECKS_MAX: usize = 1024;
+
+/// Asks the workers of a pool how they are.
+pub struct Prober {
+    pool: Pool,
+    check: IdentityCheck,
+    interval: Duration,
+    unchecked: AtomicUsize,
+}
+
+/// Asks one worker for `/health` and compares the identity in it with the allowlisted one.
+#[derive(Clone)]
+struct IdentityCheck {
+    pool: Pool,
+    upstream: Arc<dyn Upstream>,
+    clock: Clock,
+    permits: Arc<Semaphore>,
+}
+
+impl Prober {
+    /// Checks each worker at `interval`; how long one check may take is the upstream's to say.
+    pub fn new(pool: Pool, upstream: Arc<dyn Upstream>, clock: Clock, interval: Duration) -> Self {
+        let unchecked = AtomicUsize::new(pool.keys().len());
+        let permits = Arc::new(Semaphore::new(CHECKS_MAX));
+        let check = IdentityCheck { pool: pool.clone(), upstream, clock, permits };
+        Self { pool, check, interval, unchecked }
+    }
+
+    /// Whether the pool knows its workers: one is well, or every one was asked.
+    pub fn has_looked_around(&self) -> bool {
+        self.unchecked.load(Ordering::Acquire) == 0
+            || self.pool.keys().iter().any(|worker| self.pool.is_healthy(*worker))
+    }
+
+    /// Asks for ever; ends by being dropped.
+    pub async fn run(self: Arc<Self>) {
+        let mut workers = JoinSet::new();
+        for worker in self.pool.keys() {
+            workers.spawn(Arc::clone(&self).watch(worker));
+        }
+        while workers.join_next().await.is_some() {}
+    }
+
+    async fn watch(self: Arc<Self>, worker: WorkerKey) {
+        let backends = self.check.backends(worker).await;
+        backends.run_health_check(false).await;
+        self.unchecked.fetch_sub(1, Ordering::AcqRel);
+        while let Some((pause, bell)) = self.pool.next_check(worker, self.interval, rand::random()) {
+            // Rung or not, the worker is asked; a ring that comes while it is asked is kept for the next turn.
+            let _ = tokio::time::timeout(pause, bell.notified()).await;
+            backends.run_health_check(false).await;
+        }
+    }
+}
+
+impl IdentityCheck {
+    async fn backends(&self, worker: WorkerKey) -> Backends {
+        // The address is never used: the check knows the worker by its key.
+        let mut backend = Backend::new("0.0.0.0:0").expect("a literal address");
+        backend.ext.insert(worker);
+        let mut backends = Backends::new(Static::new(BTreeSet::from([backend])));
+        backends.set_health_check(Box::new(self.clone()));
+        backends.update(|_| ()).await.expect("a static set is always discovered");
+        backends
+    }
+
+    async fn resolve(contact: &Contact) -> Result<SocketAddr, String> {
+        let endpoint = contact.spec.endpoint.host_port();
+        let mut addresses = tokio::net::lookup_host(&endpoint)
+            .await
+            .map_err(|error| format!("its host name cannot be resolved: {error}"))?;
+        addresses.next().ok_or_else(|| "its host name has no address".to_owned())
+    }
+}
+
+#[async_trait]
+impl HealthCheck for IdentityCheck {
+    async fn check(&self, target: &Backend) -> pingora::Result<()> {
+        let worker = *target.ext.get::<WorkerKey>().expect("each backend carries its worker");
+        let Some(contact) = self.pool.contact(worker) else { return Ok(()) };
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let (address, report) = match Self::resolve(&contact).await {
+            Ok(address) => (Some(address), self.upstream.health(&contact.spec).await),
+            Err(reason) => (None, Err(reason)),
+        };
+        let failed = report.as_ref().err().cloned();
+        match self.pool.observe(worker, address, report, self.clock.now()) {
+            Flip::Up => log::info!("worker {worker} at {} is healthy", contact.spec.endpoint),
+            Flip::Down => log::warn!("worker {worker} at {} is down", contact.spec.endpoint),
+            Flip::None => {}
+        }
+        match failed {
+            None => Ok(()),
+            Some(reason) => pingora::Error::e_explain(pingora::ErrorType::InternalError, reason),
+        }
+    }
+
+    fn backend_summary(&self, target: &Backend) -> String {
+        target.ext.get::<WorkerKey>().map_or_else(String::new, |worker| format!("worker {worker}"))
+    }
+
+    /// One result counts: a worker that fails a check is asked again within a second, and one with another identity must
+    /// be given nothing more at once.
+    fn health_threshold(&self, _success: bool) -> usize {
+        1
+    }
+}
+

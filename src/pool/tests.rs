@@ -1,0 +1,76 @@
+use std::num::NonZeroU32;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_micros(1_000_000);
+
+fn pool(limits: &[Option<u32>]) -> (Pool, Vec<WorkerKey>) {
+    let keys: Vec<_> = (0..limits.len()).map(|n| WorkerKey::for_tests(n as u8 + 1)).collect();
+    let allowlist = keys.iter().zip(limits).map(|(key, limit)| {
+        let mut spec = WorkerSpec::for_tests(*key);
+        spec.max_concurrent_jobs = limit.and_then(NonZeroU32::new);
+        spec
+    });
+    (Pool::new(allowlist.collect(), Arc::default()), keys)
+}
+
+fn well(pool: &Pool, key: WorkerKey, capacity: Option<u32>) {
+    let report = HealthReport { worker_id: Some(key.to_string()), dialect: Dialect::V2, capacity };
+    pool.observe(key, None, Ok(report), NOW);
+}
+
+#[test]
+fn a_worker_is_given_nothing_before_it_is_known_to_be_well() {
+    let (pool, keys) = pool(&[Some(1)]);
+    assert!(pool.claim(None, NOW).is_none());
+    well(&pool, keys[0], None);
+    let slot = pool.claim(None, NOW).unwrap();
+    assert_eq!((slot.worker(), pool.active(keys[0])), (keys[0], 1));
+    assert!(pool.claim(None, NOW).is_none());
+    drop(slot);
+    assert_eq!(pool.active(keys[0]), 0);
+    pool.suspect(keys[0], "connection refused".into());
+    assert!(pool.claim(None, NOW).is_none());
+}
+
+#[test]
+fn a_workers_capacity_is_its_limit_or_the_ceiling_of_it() {
+    let (pool, keys) = pool(&[None, Some(3), Some(3), None]);
+    for (key, capacity) in keys.iter().zip([Some(7), Some(2), None, None]) {
+        well(&pool, *key, capacity);
+    }
+    let limits: BTreeMap<_, _> = pool.view().iter().map(|view| (view.spec.key, view.limit)).collect();
+    assert_eq!(keys.iter().map(|key| limits[key]).collect::<Vec<_>>(), [7, 2, 3, LIMIT_DEFAULT]);
+}
+
+#[test]
+fn a_throttled_worker_waits_as_long_as_it_asked_and_longer_each_time_when_it_did_not() {
+    let (pool, keys) = pool(&[Some(2)]);
+    well(&pool, keys[0], None);
+    assert_eq!(pool.throttle(keys[0], Some(Duration::from_secs(42)), 0.0, NOW), Duration::from_secs(42));
+    assert!(pool.claim(None, NOW.plus(Duration::from_secs(41))).is_none());
+    assert!(pool.claim(None, NOW.plus(Duration::from_secs(42))).is_some());
+    let pauses: Vec<_> = (0..8).map(|_| pool.throttle(keys[0], None, 0.0, NOW).as_secs()).collect();
+    assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
+    pool.took(keys[0]);
+    assert!(pool.claim(None, NOW).is_some());
+}
+
+#[test]
+fn a_serial_worker_is_given_one_job_at_a_time() {
+    let (pool, keys) = pool(&[Some(4)]);
+    well(&pool, keys[0], None);
+    pool.seen_serial(keys[0]);
+    let _slot = pool.claim(None, NOW).unwrap();
+    assert!(pool.claim(None, NOW).is_none());
+}
+
+#[test]
+fn a_job_found_at_a_restart_takes_its_slot_beyond_the_limit() {
+    let (pool, keys) = pool(&[Some(1)]);
+    let _slots = [pool.occupy(keys[0]).unwrap(), pool.occupy(keys[0]).unwrap()];
+    well(&pool, keys[0], None);
+    assert_eq!(pool.active(keys[0]), 2);
+    assert!(pool.claim(None, NOW).is_none());
+    assert!(pool.occupy(WorkerKey::for_tests(99)).is_none());
+}

@@ -1,0 +1,242 @@
+//! The front: every request of a client enters here.
+//!
+//! ```text
+//! early_request_filter   limits on the connection
+//! request_filter         route; what the pool answers itself is answered here, uploads are taken in here
+//! upstream_peer          where a request that passes through goes
+//! upstream_request_filter   the head that the worker gets, rebuilt
+//! upstream_response_filter  what of the worker's head the client gets
+//! upstream_response_body_filter   the pool's envelope around a worker's status
+//! fail_to_proxy          what the client gets when the worker gave nothing
+//! ```
+
+mod archive;
+mod health;
+mod jobs;
+mod outputs;
+mod passage;
+mod respond;
+mod submit;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::connectors::http::Connector;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use crate::activity::{Counted, CountedGuard};
+use crate::api::{Problem, ProblemCode, Route};
+use crate::pool::Pool;
+use crate::pool::prober::Prober;
+use crate::queue::Queue;
+use crate::spool::{Spool, UploadLimits};
+use crate::store::Store;
+use crate::time::Clock;
+use crate::upstream::Upstream;
+use passage::Passage;
+
+/// An idle kept-alive connection is closed after this; Pingora itself would keep it for ever.
+const KEEPALIVE_SECONDS: u64 = 60;
+
+/// A client that reads nothing for this long has gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long an answer waits for the rest of a request's body before the connection is closed.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct FrontConfig {
+    pub uploads: UploadLimits,
+    /// For one whole upload.
+    pub upload_timeout: Duration,
+    /// Between two pieces of an upload.
+    pub upload_idle_timeout: Duration,
+    /// How long a client waits for a worker's word on a running job before it is told what the pool knows.
+    pub status_timeout: Duration,
+    /// Bytes shown of each log stream.
+    pub log_bytes_max: usize,
+}
+
+/// The parts that the front works with.
+pub struct Front {
+    pub queue: Queue,
+    pub pool: Pool,
+    pub prober: Arc<Prober>,
+    pub store: Arc<dyn Store>,
+    pub spool: Arc<Spool>,
+    pub upstream: Arc<dyn Upstream>,
+    pub clock: Clock,
+    pub config: FrontConfig,
+    pub drain: Arc<Drain>,
+    /// Makes the connections that archives are fetched over; it lives as long as the front's runtime.
+    pub connector: Connector,
+}
+
+/// What the front lets go on when the pool is told to stop.
+#[derive(Debug, Default)]
+pub struct Drain {
+    stopping: AtomicBool,
+    /// Uploads, downloads and answers under way; not the streams of running jobs, which have no end of their own.
+    pub under_way: Counted,
+}
+
+impl Drain {
+    /// No more jobs are taken from now on, and connections end with their current request.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// What one request carries through the phases.
+#[derive(Default)]
+pub struct Ctx {
+    passage: Option<Passage>,
+    /// What to say instead of the upstream's answer.
+    problem: Option<Problem>,
+    under_way: Option<CountedGuard>,
+}
+
+#[async_trait]
+impl ProxyHttp for Front {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx::default()
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, _ctx: &mut Ctx) -> Result<()> {
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(if self.drain.is_stopping() { None } else { Some(KEEPALIVE_SECONDS) });
+        }
+        session.set_write_timeout(Some(WRITE_TIMEOUT));
+        session.set_close_on_response_before_downstream_finish(false);
+        session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let head = session.req_header();
+        let route = Route::of(&head.method, head.uri.path());
+        ctx.under_way = (!matches!(route, Route::Stream(_))).then(|| self.drain.under_way.enter());
+        let answered = match route {
+            Route::Refused(refused) => respond::refused(session, &refused).await,
+            Route::Preflight => respond::preflight(session).await,
+            Route::Submit => self.submit(session).await,
+            Route::Status(job) => return self.status(session, ctx, &job).await,
+            Route::Logs(job) => self.logs(session, &job).await,
+            Route::Listing(job) => self.listing(session, &job).await,
+            Route::Output(job, path) => return self.output(session, ctx, &job, path).await,
+            Route::Archive(job) => self.archive(session, &job).await,
+            Route::Stream(job) => return self.stream(session, ctx, &job).await,
+            Route::Jobs => self.jobs(session).await,
+            Route::Pool => self.pool_view(session).await,
+            Route::Health => self.health(session).await,
+            Route::Ready => self.ready(session).await,
+            Route::Root => self.root(session).await,
+        };
+        answered.map(|()| true)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        ctx.passage.as_ref().map(Passage::peer).ok_or_else(no_passage)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        head: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        *head = ctx.passage.as_ref().ok_or_else(no_passage)?.request_head(session.req_header())?;
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        match ctx.passage.as_mut().ok_or_else(no_passage)?.admit(head)? {
+            passage::Admitted::Yes => Ok(()),
+            passage::Admitted::TryAgain => {
+                let mut error = Error::explain(ErrorType::Custom("elsewhere"), "the worker serves files at another path");
+                error.set_retry(true);
+                Err(error.into_up())
+            }
+            passage::Admitted::No(problem) => {
+                ctx.problem = Some(problem);
+                Err(Error::explain(ErrorType::Custom("not passed on"), "the worker's answer is not passed on").into_up())
+            }
+        }
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
+        if let Some(passage) = &mut ctx.passage {
+            passage.wrap(body, end_of_stream)?;
+        }
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
+        let gone = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        if session.response_written().is_some() || *error.esource() == ErrorSource::Downstream {
+            return gone;
+        }
+        if let Some(passage) = &ctx.passage
+            && *error.esource() == ErrorSource::Upstream
+            && ctx.problem.is_none()
+        {
+            passage.unreachable(&self.pool, error);
+        }
+        let answered = match (&ctx.passage, ctx.problem.take()) {
+            (Some(Passage::Status(status)), _) => {
+                let known = self.known_status(&status.job);
+                respond::text(session, http::StatusCode::OK, known).await.map(|()| 200)
+            }
+            (_, Some(problem)) => answer(session, &problem).await,
+            (Some(passage), None) if *error.esource() == ErrorSource::Upstream => {
+                answer(session, &passage.problem_of(error)).await
+            }
+            (_, None) => {
+                log::error!("a request failed: {error}");
+                answer(session, &Problem::new(ProblemCode::Internal, "the pool could not handle the request")).await
+            }
+        };
+        match answered {
+            Ok(status) => FailToProxy { error_code: status, can_reuse_downstream: true },
+            Err(_) => gone,
+        }
+    }
+
+    /// What went wrong with a worker is said where it is known, once.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+        true
+    }
+}
+
+async fn answer(session: &mut Session, problem: &Problem) -> Result<u16> {
+    respond::problem(session, problem).await?;
+    Ok(problem.code.status().as_u16())
+}
+
+fn no_passage() -> pingora::BError {
+    Error::explain(ErrorType::InternalError, "only a request with a passage goes to a worker")
+}

@@ -1,0 +1,100 @@
+//! Answers that the pool gives itself.
+
+use bytes::Bytes;
+use http::{HeaderName, Method, StatusCode, header};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora_proxy::Session;
+use serde_json::Value;
+
+use crate::api::{Problem, route::Refused};
+
+/// What a page of another origin may send and read; the browser front end needs it.
+const CORS: [(HeaderName, &str); 4] = [
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, OPTIONS"),
+    (
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        "Authorization, Content-Type, Idempotency-Key, If-None-Match, If-Range, Priority, Range, X-API-Key",
+    ),
+    (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+];
+
+/// Response headers that a page of another origin may read.
+const EXPOSED: &str = "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Retry-After";
+
+/// Every answer may be read by pages of other origins, as a sandrun worker's may.
+pub fn allow_any_origin(head: &mut ResponseHeader) -> Result<()> {
+    head.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")?;
+    head.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)
+}
+
+/// What a job wrote is a stranger's file: a browser is told to neither guess its type nor run it.
+pub fn distrust_content(head: &mut ResponseHeader) -> Result<()> {
+    head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
+    head.insert_header(header::CONTENT_SECURITY_POLICY, "sandbox")
+}
+
+/// Answers with JSON.
+pub async fn json(session: &mut Session, status: StatusCode, body: &Value) -> Result<()> {
+    text(session, status, body.to_string()).await
+}
+
+/// Answers with a text that is JSON.
+pub async fn text(session: &mut Session, status: StatusCode, json: String) -> Result<()> {
+    let mut head = ResponseHeader::build(status, Some(6))?;
+    head.insert_header(header::CONTENT_TYPE, "application/json")?;
+    write(session, head, Bytes::from(json)).await
+}
+
+/// Answers with an error.
+pub async fn problem(session: &mut Session, problem: &Problem) -> Result<()> {
+    write(session, problem_head(problem)?, Bytes::from(problem.body().to_string())).await
+}
+
+/// Answers a request that has no route.
+pub async fn refused(session: &mut Session, refused: &Refused) -> Result<()> {
+    let mut head = problem_head(&refused.problem)?;
+    if let Some(allow) = refused.allow {
+        head.insert_header(header::ALLOW, allow)?;
+    }
+    write(session, head, Bytes::from(refused.problem.body().to_string())).await
+}
+
+/// Answers a browser that asks whether a page of another origin may make a request.
+pub async fn preflight(session: &mut Session) -> Result<()> {
+    let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
+    for (name, value) in CORS {
+        head.insert_header(name, value)?;
+    }
+    session.write_response_header(Box::new(head), true).await?;
+    drain(session).await;
+    Ok(())
+}
+
+fn problem_head(problem: &Problem) -> Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(problem.code.status(), Some(8))?;
+    head.insert_header(header::CONTENT_TYPE, "application/json")?;
+    if let Some(wait) = problem.code.retry_after() {
+        head.insert_header(header::RETRY_AFTER, wait.as_secs().to_string())?;
+    }
+    Ok(head)
+}
+
+async fn write(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
+    allow_any_origin(&mut head)?;
+    head.insert_header(header::CONTENT_LENGTH, body.len().to_string())?;
+    let body = (session.req_header().method != Method::HEAD).then_some(body);
+    session.write_response_header(Box::new(head), body.is_none()).await?;
+    if let Some(body) = body {
+        session.write_response_body(Some(body), true).await?;
+    }
+    drain(session).await;
+    Ok(())
+}
+
+/// Takes in what is left of the request's body, for a bounded time: a client that is still sending would otherwise see the
+/// connection reset before it reads the answer.
+async fn drain(session: &mut Session) {
+    let _ = session.drain_request_body().await;
+}

@@ -1,0 +1,215 @@
+//! `POST /submit`: an upload is taken in while it streams, and answered when it is durable.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderName, StatusCode, header};
+use pingora::Result;
+use pingora_proxy::Session;
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use super::jobs::store_problem;
+use super::{Front, respond};
+use crate::api::{Problem, ProblemCode};
+use crate::job::{JobId, Priority};
+use crate::spool::{IDEMPOTENCY_KEY_BYTES_MAX, Upload, UploadError, parse_upload};
+use crate::store::{Idempotency, Inserted, JobRow, NewJob, Payload, StoreError};
+
+/// How long an idempotency key is remembered.
+const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const PRIORITY: HeaderName = HeaderName::from_static("priority");
+
+/// Why the body of an upload ended before its end.
+#[derive(Debug)]
+enum BodyError {
+    /// Nothing came for too long, or the whole took too long.
+    TooSlow,
+    /// The client went away.
+    Gone(pingora::BError),
+}
+
+/// What the request's header says about the job.
+struct SubmitHead {
+    content_type: String,
+    priority: Option<Priority>,
+    idempotency_key: Option<String>,
+}
+
+impl Front {
+    pub(super) async fn submit(&self, session: &mut Session) -> Result<()> {
+        match self.take_in(session).await {
+            Ok((row, status)) => {
+                let body = json!({ "job_id": row.id, "status": status });
+                respond::json(session, StatusCode::OK, &body).await
+            }
+            Err(Refusal::Problem(problem)) => respond::problem(session, &problem).await,
+            Err(Refusal::Gone(error)) => Err(error),
+        }
+    }
+
+    async fn take_in(&self, session: &mut Session) -> std::result::Result<(JobRow, &'static str), Refusal> {
+        let head = self.submit_head(session)?;
+        if expects_continue(session) {
+            session.write_continue_response().await.map_err(Refusal::Gone)?;
+        }
+        let deadline = Instant::now() + self.config.upload_timeout;
+        let idle = self.config.upload_idle_timeout;
+        let body = stream::unfold(session, |session| async move {
+            next_chunk(session, deadline, idle).await.transpose().map(|chunk| (chunk, session))
+        });
+        let upload = parse_upload(body, &head.content_type, &self.config.uploads, &self.spool).await?;
+        self.enqueue(head, upload).await.map_err(Refusal::Problem)
+    }
+
+    /// What must be right before a byte of the body is read.
+    fn submit_head(&self, session: &Session) -> std::result::Result<SubmitHead, Problem> {
+        if self.drain.is_stopping() {
+            return Err(Problem::new(ProblemCode::ShuttingDown, "the pool is shutting down and takes no more jobs"));
+        }
+        let head = session.req_header();
+        let text = |name: &HeaderName| match head.headers.get(name).map(|value| value.to_str()) {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(text.to_owned())),
+            Some(Err(_)) => Err(bad(name.as_str(), "is not plain text")),
+        };
+        let limit = self.config.uploads.body_bytes_max;
+        if let Some(length) = text(&header::CONTENT_LENGTH)?
+            && length.parse::<u64>().is_ok_and(|length| length > limit)
+        {
+            return Err(too_large("body", limit));
+        }
+        let content_type = text(&header::CONTENT_TYPE)?.ok_or_else(|| bad("Content-Type", NOT_MULTIPART))?;
+        let priority = text(&PRIORITY)?.map(|text| text.parse()).transpose();
+        let priority = priority.map_err(|error| bad("Priority", &error.to_string()))?;
+        let idempotency_key = text(&IDEMPOTENCY_KEY)?;
+        if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
+            return Err(bad("Idempotency-Key", "is 1 to 255 bytes long"));
+        }
+        Ok(SubmitHead { content_type, priority, idempotency_key })
+    }
+
+    /// Makes an upload durable, payload first: a row never names a payload that is not there.
+    async fn enqueue(&self, head: SubmitHead, upload: Upload) -> std::result::Result<(JobRow, &'static str), Problem> {
+        let now = self.clock.now();
+        let id = JobId::from_random(rand::random());
+        let priority = same("priority", head.priority, upload.priority)?.unwrap_or_default();
+        let key = same("Idempotency-Key", head.idempotency_key, upload.idempotency_key.clone())?;
+        let idempotency = key.map(|key| Idempotency { key, valid_since: now.minus(IDEMPOTENCY_WINDOW) });
+        let work = upload.into_work(&id).await.map_err(|error| problem_of(UploadError::<BodyError>::from(error)))?;
+        let spooled = matches!(work.payload, Payload::Spooled { .. });
+        let job = NewJob { id: id.clone(), priority, submitted_at: now, work: work.into(), idempotency };
+        let inserted = self.queue.submit(job).await;
+        // Unless the job has come in, or may have, its payload is nobody's.
+        let unwanted = match &inserted {
+            Ok(Inserted::New(_)) | Err(StoreError::Broken(_)) => false,
+            Ok(Inserted::Same(_) | Inserted::Conflict(_)) | Err(StoreError::Full) => true,
+        };
+        if spooled
+            && unwanted
+            && let Err(error) = self.spool.remove(&id).await
+        {
+            log::warn!("a payload that nobody wants cannot be removed: {error}");
+        }
+        match inserted {
+            Ok(Inserted::New(row)) => {
+                log::info!("job {id} is queued");
+                let status = row.state.status().as_str();
+                Ok((row, status))
+            }
+            Ok(Inserted::Same(row)) => {
+                let status = row.state.status().as_str();
+                Ok((row, status))
+            }
+            Ok(Inserted::Conflict(first)) => {
+                let message = format!("this key was used for another upload, job {first}; use a new key for new content");
+                Err(Problem::new(ProblemCode::IdempotencyConflict, message).in_field("Idempotency-Key"))
+            }
+            Err(error) => Err(store_problem(&error)),
+        }
+    }
+}
+
+const NOT_MULTIPART: &str = "must be multipart/form-data with a boundary; `curl -F` sends it so";
+
+async fn next_chunk(
+    session: &mut Session,
+    deadline: Instant,
+    idle: Duration,
+) -> std::result::Result<Option<Bytes>, BodyError> {
+    // Pingora has no time limit of its own for HTTP/2 bodies.
+    let until = deadline.min(Instant::now() + idle);
+    match timeout_at(until, session.as_mut().read_request_body()).await {
+        Ok(Ok(chunk)) => Ok(chunk),
+        Ok(Err(error)) => Err(BodyError::Gone(error)),
+        Err(_) => Err(BodyError::TooSlow),
+    }
+}
+
+fn expects_continue(session: &Session) -> bool {
+    session
+        .get_header(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// A value that may come in the header and in the form, but not as two.
+fn same<T: PartialEq>(
+    field: &str,
+    in_header: Option<T>,
+    in_form: Option<T>,
+) -> std::result::Result<Option<T>, Problem> {
+    match (in_header, in_form) {
+        (Some(header), Some(form)) if header != form => {
+            Err(bad(field, "is given in the header and in the form, and they differ; give it once"))
+        }
+        (value, other) => Ok(value.or(other)),
+    }
+}
+
+/// Why a submit came to nothing.
+enum Refusal {
+    Problem(Problem),
+    /// There is nobody to answer.
+    Gone(pingora::BError),
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<UploadError<BodyError>> for Refusal {
+    fn from(error: UploadError<BodyError>) -> Self {
+        match error {
+            UploadError::Body(BodyError::Gone(error)) => Self::Gone(error),
+            error => Self::Problem(problem_of(error)),
+        }
+    }
+}
+
+fn problem_of(error: UploadError<BodyError>) -> Problem {
+    match error {
+        UploadError::BadRequest { field, message } => bad(&field, &message),
+        UploadError::TooLarge { field, limit } => too_large(&field, limit),
+        UploadError::SpoolFull => Problem::new(ProblemCode::StorageFull, "the pool's disk is full; nothing was taken in"),
+        UploadError::Spool(cause) => {
+            log::error!("the spool failed: {cause}");
+            Problem::new(ProblemCode::Internal, "the pool's spool failed; nothing was taken in")
+        }
+        UploadError::Body(BodyError::TooSlow | BodyError::Gone(_)) => {
+            Problem::new(ProblemCode::RequestTimeout, "the upload came too slowly; nothing was taken in").in_field("body")
+        }
+    }
+}
+
+fn bad(field: &str, message: &str) -> Problem {
+    Problem::new(ProblemCode::BadRequest, format!("`{field}` {message}")).in_field(field)
+}
+
+fn too_large(field: &str, limit: u64) -> Problem {
+    Problem::new(ProblemCode::TooLarge, format!("`{field}` is longer than the limit of {limit} bytes")).in_field(field)
+}

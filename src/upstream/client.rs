@@ -1,0 +1,301 @@
+//! The control path to a worker over HTTP: health, submit, and what is asked of a job.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use reqwest::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Body, RequestBuilder, Response, StatusCode};
+use tokio_util::io::ReaderStream;
+
+use super::logs::LogScanner;
+use super::{Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Upstream, attempt_key, sandrun};
+use crate::job::{JobId, Manifest, RemoteId};
+use crate::spool::{Spool, upload};
+use crate::store::{Logs, Payload, Work};
+use crate::worker::{Dialect, WorkerSpec};
+
+/// How long a TCP connection may take to be made; a worker is near, and a silent one must not hold a slot.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A listing, a status or an error is read up to this size; a listing of 10,000 files takes about 2 MiB.
+pub const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// What a sandrun worker takes in one request (its `MAX_REQUEST_SIZE`), less room for the request's own header. It resets the
+/// connection in the middle of a longer one, and whether that is a refusal could not be told from a crash.
+const SANDRUN_BODY_BYTES_MAX: u64 = (100 << 20) - (16 << 10);
+
+/// Payload bytes read from disk at a time.
+const PAYLOAD_CHUNK_BYTES: usize = 256 << 10;
+
+/// Time limits of the control path.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// One health check, from the connection to the last byte.
+    pub health: Duration,
+    /// A submit or status call; longer than the longest job, because a sandrun worker is silent while it runs one.
+    pub longest_job: Duration,
+}
+
+/// Speaks HTTP/1.1 to workers.
+pub struct HttpUpstream {
+    http: reqwest::Client,
+    spool: Arc<Spool>,
+    timeouts: Timeouts,
+}
+
+impl HttpUpstream {
+    pub fn new(spool: Arc<Spool>, timeouts: Timeouts) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            // A sandrun worker finds headers by their Title-Case spelling only.
+            .http1_only()
+            .http1_title_case_headers()
+            // It closes after each answer without saying so: a pooled connection to it is always dead. And a socket
+            // belongs to the runtime that made it, while this client serves several.
+            .pool_max_idle_per_host(0)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()?;
+        Ok(Self { http, spool, timeouts })
+    }
+
+    fn get(&self, spec: &WorkerSpec, path: &str, timeout: Duration) -> RequestBuilder {
+        self.http.get(url(spec, path)).header(CONNECTION, "close").timeout(timeout)
+    }
+
+    /// The body of a submit, and whether any of it was handed to the connection.
+    async fn body(&self, job: &JobId, work: &Work) -> io::Result<(Body, u64, Arc<AtomicBool>)> {
+        let tail = upload::manifest_part(&work.boundary, &work.manifest);
+        let length = work.payload.bytes() + tail.len() as u64;
+        let tail = stream::once(async move { Ok(Bytes::from(tail)) });
+        let begun = Arc::new(AtomicBool::new(false));
+        let body = match &work.payload {
+            Payload::Inline(bytes) => {
+                let head = bytes.clone();
+                mark_begun(stream::once(async move { Ok(head) }).chain(tail), &begun)
+            }
+            Payload::Spooled { .. } => {
+                let file = self.spool.open_payload(job).await?;
+                mark_begun(ReaderStream::with_capacity(file, PAYLOAD_CHUNK_BYTES).chain(tail), &begun)
+            }
+        };
+        Ok((body, length, begun))
+    }
+}
+
+fn mark_begun(bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static, begun: &Arc<AtomicBool>) -> Body {
+    let begun = Arc::clone(begun);
+    Body::wrap_stream(bytes.inspect(move |_| begun.store(true, Ordering::Release)))
+}
+
+#[async_trait]
+impl Upstream for HttpUpstream {
+    async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, String> {
+        if spec.endpoint.is_tls() {
+            return Err("https endpoints need the key-pinned TLS that this version does not have; use http".to_owned());
+        }
+        let response =
+            self.get(spec, "/health", self.timeouts.health).send().await.map_err(|error| reason(&error))?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(format!("its /health answered {status}"));
+        }
+        sandrun::health(&read_bounded(response).await?)
+    }
+
+    async fn submit(&self, to: &Contact, job: &JobId, attempt: u32, work: &Work) -> SendOutcome {
+        if to.dialect == Dialect::Sandrun
+            && let Some(message) = unfit_for_sandrun(work)
+        {
+            return SendOutcome::Refused { message };
+        }
+        let (body, length, begun) = match self.body(job, work).await {
+            Ok(body) => body,
+            Err(error) => {
+                return SendOutcome::Unreachable { reason: format!("the job's payload cannot be read: {error}") };
+            }
+        };
+        let content_type = format!("multipart/form-data; boundary={}", work.boundary);
+        let sent = self
+            .http
+            .post(url(&to.spec, "/submit"))
+            .header(CONNECTION, "close")
+            .header(CONTENT_TYPE, content_type)
+            .header(CONTENT_LENGTH, length)
+            .header("idempotency-key", attempt_key(job, attempt))
+            .timeout(self.timeouts.longest_job)
+            .body(body)
+            .send()
+            .await;
+        match sent {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                let retry_after =
+                    response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+                match read_bounded(response).await {
+                    Ok(body) => sandrun::submit(status, retry_after.as_deref(), &body),
+                    // The status alone does not carry a job id; a refusal cut short is still a refusal.
+                    Err(_) if status >= 400 => sandrun::submit(status, retry_after.as_deref(), b""),
+                    Err(reason) => SendOutcome::Unknown { reason },
+                }
+            }
+            Err(error) if error.is_connect() || !begun.load(Ordering::Acquire) => {
+                SendOutcome::Unreachable { reason: reason(&error) }
+            }
+            Err(error) => SendOutcome::Unknown { reason: reason(&error) },
+        }
+    }
+
+    async fn find_by_key(&self, at: &Contact, key: &str) -> KeyAnswer {
+        #[derive(serde::Deserialize)]
+        struct Found {
+            jobs: Vec<FoundJob>,
+        }
+        #[derive(serde::Deserialize)]
+        struct FoundJob {
+            job_id: RemoteId,
+        }
+        if at.dialect == Dialect::Sandrun {
+            return KeyAnswer::CannotSay;
+        }
+        // A key is a job id, a slash and a number: nothing in it needs encoding.
+        let asked = self.get(&at.spec, &format!("/jobs?key={key}"), self.timeouts.health).send().await;
+        let body = match asked {
+            Ok(response) if response.status() == StatusCode::OK => read_bounded(response).await,
+            Ok(response) => Err(format!("it answered {}", response.status())),
+            Err(error) => Err(reason(&error)),
+        };
+        match body.map(|body| serde_json::from_slice::<Found>(&body)) {
+            Ok(Ok(mut found)) => match found.jobs.pop() {
+                Some(FoundJob { job_id }) => KeyAnswer::Found { remote: job_id },
+                None => KeyAnswer::Absent,
+            },
+            Ok(Err(_)) | Err(_) => KeyAnswer::Unanswered,
+        }
+    }
+
+    async fn status(&self, at: &Contact, remote: &RemoteId, patience: Patience) -> Answer<RemoteStatus> {
+        let path = match (at.dialect, patience) {
+            (Dialect::V2, Patience::Until(wait)) => format!("/status/{remote}?wait={}", wait.as_secs()),
+            (Dialect::V2, Patience::Now) | (Dialect::Sandrun, _) => format!("/status/{remote}"),
+        };
+        match self.ask(at, &path, self.timeouts.longest_job).await {
+            Answer::Known(response) => match read_bounded(response).await.and_then(|body| sandrun::status(&body)) {
+                Ok(status) => Answer::Known(status),
+                Err(reason) => Answer::Failed { reason },
+            },
+            other => other.without_value(),
+        }
+    }
+
+    async fn logs(&self, at: &Contact, remote: &RemoteId, bytes_max: usize) -> Answer<Logs> {
+        let response = match self.ask(at, &format!("/logs/{remote}"), self.timeouts.longest_job).await {
+            Answer::Known(response) => response,
+            other => return other.without_value(),
+        };
+        let mut scanner = LogScanner::new(bytes_max);
+        let mut chunks = response.bytes_stream();
+        while let Some(chunk) = chunks.next().await {
+            let pushed = match chunk {
+                Ok(chunk) => scanner.push(&chunk).map_err(|error| error.to_string()),
+                Err(error) => Err(reason(&error)),
+            };
+            if let Err(reason) = pushed {
+                return Answer::Failed { reason };
+            }
+        }
+        match scanner.finish() {
+            Ok(logs) => Answer::Known(logs),
+            Err(error) => Answer::Failed { reason: error.to_string() },
+        }
+    }
+
+    async fn listing(&self, at: &Contact, remote: &RemoteId) -> Answer<String> {
+        match self.ask(at, &format!("/outputs/{remote}"), self.timeouts.longest_job).await {
+            Answer::Known(response) => match read_bounded(response).await.map(String::from_utf8) {
+                Ok(Ok(json)) => Answer::Known(json),
+                Ok(Err(_)) => Answer::Failed { reason: "its listing is not UTF-8".to_owned() },
+                Err(reason) => Answer::Failed { reason },
+            },
+            other => other.without_value(),
+        }
+    }
+}
+
+impl HttpUpstream {
+    /// One question about a job: `Known` is a response with status 200, its body still to be read.
+    async fn ask(&self, at: &Contact, path: &str, timeout: Duration) -> Answer<Response> {
+        match self.get(&at.spec, path, timeout).send().await {
+            Ok(response) if response.status() == StatusCode::OK => Answer::Known(response),
+            Ok(response) if response.status() == StatusCode::NOT_FOUND => Answer::Gone,
+            Ok(response) => Answer::Failed { reason: format!("{path} answered {}", response.status()) },
+            Err(error) if error.is_timeout() && !error.is_connect() => Answer::Silent,
+            Err(error) => Answer::Failed { reason: reason(&error) },
+        }
+    }
+}
+
+impl<T> Answer<T> {
+    /// The same answer to another question; never called with a value.
+    fn without_value<U>(self) -> Answer<U> {
+        match self {
+            Self::Known(_) => unreachable!("a known answer is handled by the caller"),
+            Self::Gone => Answer::Gone,
+            Self::Silent => Answer::Silent,
+            Self::Failed { reason } => Answer::Failed { reason },
+        }
+    }
+}
+
+/// Why an unmodified sandrun worker would misread this job or cut it off.
+fn unfit_for_sandrun(work: &Work) -> Option<String> {
+    let length = work.payload.bytes() + work.manifest.len() as u64;
+    if length > SANDRUN_BODY_BYTES_MAX {
+        return Some(format!("the upload is {length} bytes long and a sandrun worker takes {SANDRUN_BODY_BYTES_MAX}"));
+    }
+    match Manifest::parse(work.manifest.as_bytes()) {
+        Ok(manifest) => manifest.sandrun_hazard(),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+fn url(spec: &WorkerSpec, path: &str) -> String {
+    format!("http://{}{path}", spec.endpoint.host_port())
+}
+
+async fn read_bounded(response: Response) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    let mut chunks = response.bytes_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| reason(&error))?;
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Err(format!("its answer is longer than {ANSWER_BYTES_MAX} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// An error with its causes, without the URL, which the caller knows.
+fn reason(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(cause) = source {
+        let part = cause.to_string();
+        // The outermost message repeats the URL and says no more than its causes do.
+        let part = part.split(" for url (").next().unwrap_or_default();
+        if !text.contains(part) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(part);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,125 @@
+//! How the pool speaks to a worker. [`Upstream`] is one of the pool's two seams: [`client`] speaks HTTP, a simulation
+//! plays the worker in memory.
+//!
+//! Every answer keeps what is not known apart from what is: a call that got no answer is its own variant, never an
+//! error folded into "no".
+
+pub mod client;
+pub mod gate;
+pub mod peer;
+pub mod raw_target;
+pub mod sandrun;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::job::{JobId, RemoteId, Verdict};
+use crate::store::{Logs, Work};
+use crate::worker::{Dialect, WorkerSpec};
+
+/// A worker to be spoken to, and how it is to be spoken to.
+#[derive(Clone, Debug)]
+pub struct Contact {
+    pub spec: Arc<WorkerSpec>,
+    pub dialect: Dialect,
+}
+
+/// What a worker says of itself in `/health`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthReport {
+    /// The identity it claims; `None` for a worker that was started without a key.
+    pub worker_id: Option<String>,
+    pub dialect: Dialect,
+    /// Jobs at once, where it says.
+    pub capacity: Option<u32>,
+}
+
+/// What became of sending a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendOutcome {
+    /// The worker has the job.
+    Accepted { remote: RemoteId },
+    /// It will not take this job, for the job's own fault, in its own words.
+    Refused { message: String },
+    /// It will not take a job now.
+    Throttled { message: String, retry_after: Option<Duration> },
+    /// Not a byte of the job left: the worker cannot have it.
+    Unreachable { reason: String },
+    /// The job was on its way and no answer (or none that says anything) came.
+    Unknown { reason: String },
+}
+
+/// What a worker answers when it is asked for something of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<T> {
+    Known(T),
+    /// The worker does not know the job (any more).
+    Gone,
+    /// Reached, but no answer in time: a worker that runs a job may be silent until it ends.
+    Silent,
+    /// Not reached, or its answer makes no sense; the reason in words.
+    Failed { reason: String },
+}
+
+/// A worker's status of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteStatus {
+    pub stage: Stage,
+    /// The whole answer, a JSON object.
+    pub json: Arc<str>,
+}
+
+/// How far a job is on its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Active,
+    Ended(Verdict),
+}
+
+/// How long a status call may wait for news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Answer with what is known.
+    Now,
+    /// Answer when the job ends, or after this time; only workers that can do so are asked for it.
+    Until(Duration),
+}
+
+/// What a worker answers when it is asked for a job by the key it was sent with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyAnswer {
+    Found { remote: RemoteId },
+    /// It never took it.
+    Absent,
+    /// This kind of worker knows no keys.
+    CannotSay,
+    /// No answer; it may be asked again.
+    Unanswered,
+}
+
+/// The name under which one attempt is sent, so that a worker that knows keys runs it once.
+pub fn attempt_key(job: &JobId, attempt: u32) -> String {
+    format!("{job}/{attempt}")
+}
+
+/// The calls that the pool makes to a worker.
+#[async_trait]
+pub trait Upstream: Send + Sync + 'static {
+    async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, String>;
+
+    /// Sends a job. The call lasts until the worker answers, at most as long as the longest job: some workers answer
+    /// only when their running job ends.
+    async fn submit(&self, to: &Contact, job: &JobId, attempt: u32, work: &Work) -> SendOutcome;
+
+    async fn find_by_key(&self, at: &Contact, key: &str) -> KeyAnswer;
+
+    async fn status(&self, at: &Contact, remote: &RemoteId, patience: Patience) -> Answer<RemoteStatus>;
+
+    /// Standard output and error, each cut to `bytes_max`.
+    async fn logs(&self, at: &Contact, remote: &RemoteId, bytes_max: usize) -> Answer<Logs>;
+
+    /// The worker's own listing of a job's outputs, a JSON object.
+    async fn listing(&self, at: &Contact, remote: &RemoteId) -> Answer<String>;
+}

@@ -1,0 +1,188 @@
+//! The words of the sandrun protocol: what a worker's answers mean. Pure.
+//!
+//! Source: the sandrun worker 0.1 as observed on the wire.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{HealthReport, RemoteStatus, SendOutcome, Stage};
+use crate::job::Verdict;
+use crate::worker::Dialect;
+
+/// A worker's own words are shown to clients up to this length; an error is a sentence, not a page.
+const WORDS_MAX: usize = 1000;
+
+/// A worker that asks for a longer pause than this is asked again all the same.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+#[derive(Deserialize)]
+struct HealthBody {
+    status: Option<String>,
+    worker_id: Option<String>,
+    protocol: Option<u32>,
+    capacity: Option<u32>,
+}
+
+/// Reads `/health`.
+pub fn health(body: &[u8]) -> Result<HealthReport, String> {
+    let body: HealthBody =
+        serde_json::from_slice(body).map_err(|error| format!("its /health is no JSON object of the protocol: {error}"))?;
+    match body.status.as_deref() {
+        Some("healthy") => {}
+        Some(other) => return Err(format!("it says that it is {:?}", words(other))),
+        None => return Err("its /health has no `status`".to_owned()),
+    }
+    let dialect = match body.protocol {
+        None | Some(0 | 1) => Dialect::Sandrun,
+        Some(_) => Dialect::V2,
+    };
+    Ok(HealthReport { worker_id: body.worker_id, dialect, capacity: body.capacity.filter(|capacity| *capacity > 0) })
+}
+
+/// What an answer to `/submit` means.
+pub fn submit(status: u16, retry_after: Option<&str>, body: &[u8]) -> SendOutcome {
+    #[derive(Deserialize)]
+    struct Accepted {
+        job_id: String,
+    }
+    match status {
+        200..=299 => match serde_json::from_slice::<Accepted>(body) {
+            Ok(Accepted { job_id }) if is_remote_id(&job_id) => SendOutcome::Accepted { remote: job_id },
+            Ok(_) | Err(_) => SendOutcome::Unknown {
+                reason: format!("it answered {status} without a usable job_id: {}", error_words(body)),
+            },
+        },
+        400 | 413 | 422 => SendOutcome::Refused { message: error_words(body) },
+        429 | 503 => {
+            let message = error_words(body);
+            let retry_after = retry_after
+                .and_then(|seconds| seconds.trim().parse().ok())
+                .or_else(|| seconds_in(&message))
+                .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
+            SendOutcome::Throttled { message, retry_after }
+        }
+        500..=599 => {
+            SendOutcome::Unknown { reason: format!("it answered {status}: {}", error_words(body)) }
+        }
+        // The server there is no worker, or not one that takes jobs from us: the job was not taken.
+        _ => SendOutcome::Unreachable {
+            reason: format!("it does not take jobs: {status} {}", error_words(body)),
+        },
+    }
+}
+
+/// Reads a `200` of `/status/{id}`.
+pub fn status(body: &[u8]) -> Result<RemoteStatus, String> {
+    #[derive(Deserialize)]
+    struct Body {
+        status: String,
+        execution_metadata: Option<Metadata>,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        exit_code: Option<i64>,
+    }
+    let json: Arc<str> = std::str::from_utf8(body).map_err(|_| "its status is not UTF-8".to_owned())?.into();
+    let body: Body = serde_json::from_str(&json).map_err(|error| format!("its status is not of the protocol: {error}"))?;
+    let stage = match body.status.as_str() {
+        "queued" | "running" => Stage::Active,
+        "completed" => Stage::Ended(Verdict::Completed),
+        "failed" => {
+            Stage::Ended(Verdict::Failed { exit_code: body.execution_metadata.and_then(|data| data.exit_code) })
+        }
+        other => return Err(format!("its status is an unknown word: {:?}", words(other))),
+    };
+    Ok(RemoteStatus { stage, json })
+}
+
+/// A worker's name for a job goes into request paths: letters, digits, `_`, `-`, `.`, and not too long.
+fn is_remote_id(id: &str) -> bool {
+    (1..=128).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        && !id.bytes().all(|b| b == b'.')
+}
+
+/// The sentence in an error answer: `{"error": "..."}`, else the text itself.
+pub fn error_words(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Body {
+        error: String,
+    }
+    match serde_json::from_slice::<Body>(body) {
+        Ok(body) => words(&body.error),
+        Err(_) => words(&String::from_utf8_lossy(body)),
+    }
+}
+
+/// A stranger's text on one line, cut to what fits in a sentence.
+fn words(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_MAX).collect::<String>().trim().to_owned()
+}
+
+/// The number in "wait 42 seconds".
+fn seconds_in(message: &str) -> Option<u64> {
+    let mut rest = message.split_whitespace();
+    while let Some(word) = rest.next() {
+        if word.eq_ignore_ascii_case("wait") {
+            return rest.next()?.parse().ok();
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_to_a_submit_has_its_meaning() {
+        let accepted = SendOutcome::Accepted { remote: "job_1795478492_1".into() };
+        assert_eq!(submit(200, None, br#"{"job_id":"job_1795478492_1","status":"queued"}"#), accepted);
+        for lost in [&b"OK"[..], b"{}", br#"{"job_id":""}"#, br#"{"job_id":"../x"}"#, br#"{"job_id":7}"#, b""] {
+            assert!(matches!(submit(200, None, lost), SendOutcome::Unknown { .. }), "{lost:?}");
+        }
+        for code in [400, 413, 422] {
+            let refused = SendOutcome::Refused { message: "No files uploaded".into() };
+            assert_eq!(submit(code, None, br#"{"error":"No files uploaded"}"#), refused);
+        }
+        for code in [500, 502, 504] {
+            assert!(matches!(submit(code, None, b"oops"), SendOutcome::Unknown { .. }), "{code}");
+        }
+        for code in [301, 401, 403, 404, 405] {
+            assert!(matches!(submit(code, None, b""), SendOutcome::Unreachable { .. }), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_throttle_says_how_long_in_its_header_or_in_its_words() {
+        let pause = |header, body: &str| match submit(429, header, body.as_bytes()) {
+            SendOutcome::Throttled { retry_after, .. } => retry_after.map(|pause| pause.as_secs()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(pause(Some("7"), "{}"), Some(7));
+        assert_eq!(pause(None, r#"{"error":"CPU quota exhausted, wait 42 seconds"}"#), Some(42));
+        assert_eq!(pause(None, r#"{"error":"Max concurrent jobs reached (2)"}"#), None);
+        assert_eq!(pause(Some("999999999"), "{}"), Some(3600));
+    }
+
+    #[test]
+    fn a_status_says_how_the_job_ended() {
+        let stage = |text: &str| status(text.as_bytes()).map(|status| status.stage);
+        assert_eq!(stage(r#"{"status":"running"}"#), Ok(Stage::Active));
+        assert_eq!(stage(r#"{"status":"completed"}"#), Ok(Stage::Ended(Verdict::Completed)));
+        let failed = Stage::Ended(Verdict::Failed { exit_code: Some(3) });
+        assert_eq!(stage(r#"{"status":"failed","execution_metadata":{"exit_code":3}}"#), Ok(failed));
+        assert!(stage(r#"{"status":"sleeping"}"#).is_err() && stage("<html>").is_err());
+    }
+
+    #[test]
+    fn a_worker_without_a_protocol_number_is_a_sandrun() {
+        let report = health(br#"{"status":"healthy","worker_id":null}"#).unwrap();
+        assert_eq!(report, HealthReport { worker_id: None, dialect: Dialect::Sandrun, capacity: None });
+        let report = health(br#"{"status":"healthy","worker_id":"k","protocol":2,"capacity":8}"#).unwrap();
+        assert_eq!((report.dialect, report.capacity), (Dialect::V2, Some(8)));
+        assert!(health(b"{}").is_err() && health(br#"{"status":"sick"}"#).is_err());
+    }
+}
