@@ -2,7 +2,8 @@
 //!
 //! A simulated crash drops all of the pool but the `Arc` of its store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -37,9 +38,8 @@ struct Shared {
     sequences: BTreeMap<JobId, i64>,
     keys: BTreeMap<String, UsedKey>,
     last_sequence: i64,
-    fault: Option<Fault>,
-    /// Writes that the fault is for.
-    faulty_writes: usize,
+    /// How the next writes fail, one for each.
+    faults: VecDeque<Fault>,
 }
 
 struct Stored {
@@ -62,10 +62,9 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Makes the next `writes` writes fail, a [`Store::check`] among them.
+    /// Makes the next `writes` writes fail; a [`Store::check`] is one, and 0 ends it.
     pub fn fail_writes(&self, writes: usize, fault: Fault) {
-        let mut shared = self.lock();
-        (shared.faulty_writes, shared.fault) = (writes, Some(fault));
+        self.lock().faults = iter::repeat_n(fault, writes).collect();
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -74,7 +73,7 @@ impl MemoryStore {
 
     fn write<T>(&self, change: impl FnOnce(&mut Shared) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut shared = self.lock();
-        match shared.next_fault() {
+        match shared.faults.pop_front() {
             None => change(&mut shared),
             Some(Fault::BrokenDone) => change(&mut shared).and(Err(broken())),
             Some(Fault::BrokenUndone) => Err(broken()),
@@ -143,11 +142,6 @@ fn matches(row: &JobRow, filter: &JobFilter) -> bool {
 // === impl Shared ===
 
 impl Shared {
-    fn next_fault(&mut self) -> Option<Fault> {
-        self.faulty_writes = self.faulty_writes.checked_sub(1)?;
-        self.fault
-    }
-
     fn rows(&self) -> impl DoubleEndedIterator<Item = &JobRow> {
         self.jobs.values().map(|stored| &stored.row)
     }

@@ -50,17 +50,13 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens the file, which is made (mode 0600) if it is not there, in a directory that is.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        create_private(path).map_err(|error| start_error(&error))?;
-        let mut connection = connect_writer(path).map_err(|error| store_error(&error))?;
+        create_private(path)?;
+        let mut connection = connect_writer(path)?;
         schema::apply(&mut connection)?;
         let connections = (0..READERS)
             .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
-            .collect::<Result<_, _>>()
-            .map_err(|error| store_error(&error))?;
-        Ok(Self {
-            readers: Readers::start(connections).map_err(|error| start_error(&error))?,
-            writer: Writer::start(connection).map_err(|error| start_error(&error))?,
-        })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { readers: Readers::start(connections)?, writer: Writer::start(connection)? })
     }
 
     /// Transactions committed since the store was opened: against the number of changes, how well they share commits.
@@ -117,18 +113,22 @@ impl Store for SqliteStore {
     }
 }
 
-/// SQLite gives its log and index files the mode of the database.
+/// Makes the file, if it is not there; SQLite gives its log and index files the same mode.
 fn create_private(path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
+    // One that is there must not be opened: closing it would take from this process all locks on it.
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created.map(drop),
+    }
 }
 
-fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
+fn connect_writer(path: &Path) -> Result<Connection, StoreError> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connection.pragma_update_and_check(None, "journal_mode", "wal", |mode| {
-        let mode: String = mode.get(0)?;
-        // Where it cannot be had, as on some network file systems, readers and the writer would lock each other out.
-        if mode == "wal" { Ok(()) } else { Err(rusqlite::Error::InvalidQuery) }
-    })?;
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |mode| mode.get(0))?;
+    if mode != "wal" {
+        let cause = "its file system has no shared memory, as some network file systems have not";
+        return Err(StoreError::Broken(format!("{} cannot have a write-ahead log: {cause}", path.display())));
+    }
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX)?;
@@ -145,13 +145,23 @@ fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// SQLite itself turns `ENOSPC` into `SQLITE_FULL`; it is certain then that nothing was changed.
-fn store_error(error: &rusqlite::Error) -> StoreError {
-    if error.sqlite_error_code() == Some(ErrorCode::DiskFull) { StoreError::Full } else { broken(error) }
+impl From<&rusqlite::Error> for StoreError {
+    /// SQLite itself turns `ENOSPC` into `SQLITE_FULL`; it is certain then that nothing was changed.
+    fn from(error: &rusqlite::Error) -> Self {
+        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) { Self::Full } else { broken(error) }
+    }
 }
 
-fn start_error(error: &io::Error) -> StoreError {
-    if error.kind() == io::ErrorKind::StorageFull { StoreError::Full } else { broken(error) }
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::StorageFull { Self::Full } else { broken(&error) }
+    }
 }
 
 /// The error and its causes.

@@ -9,6 +9,7 @@ use super::sqlite::SqliteStore;
 use super::*;
 use crate::job::{Attempt, Outcome, Place};
 
+mod agreement;
 mod idempotency;
 mod listing;
 mod writing;

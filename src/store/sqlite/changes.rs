@@ -127,7 +127,7 @@ pub fn forget_finished(connection: &Connection, before: Timestamp, limit: usize)
     connection
         .prepare_cached(
             "DELETE FROM jobs WHERE sequence IN
-                 (SELECT sequence FROM jobs WHERE finished_at < ? ORDER BY finished_at LIMIT ?)",
+                 (SELECT sequence FROM jobs WHERE finished_at < ? ORDER BY finished_at, sequence LIMIT ?)",
         )?
         .execute(params![before, row::signed(limit as u64)])
 }

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{stopped, store_error};
+use super::stopped;
 use crate::store::StoreError;
 
 /// Queries that may wait for a thread; past that, callers wait to hand theirs in.
@@ -48,7 +48,7 @@ impl Readers {
         let (caller, answer) = oneshot::channel();
         let query: Query = Box::new(move |connection| {
             // Whoever asked may be gone.
-            let _ = caller.send(query(connection).map_err(|error| store_error(&error)));
+            let _ = caller.send(query(connection).map_err(StoreError::from));
         });
         let queries = self.queries.as_ref().expect("the queue is closed on drop only");
         queries.send(query).await.map_err(|_| stopped())?;

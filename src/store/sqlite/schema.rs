@@ -2,7 +2,6 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::store_error;
 use crate::store::StoreError;
 
 /// The steps from an empty file to the present schema; a file's `user_version` counts those it has behind it.
@@ -13,7 +12,7 @@ pub const VERSION: u32 = STEPS.len() as u32;
 
 /// Takes the steps that the file lacks, all or none of them.
 pub fn apply(connection: &mut Connection) -> Result<(), StoreError> {
-    let found = upgrade(connection).map_err(|error| store_error(&error))?;
+    let found = upgrade(connection)?;
     if found <= VERSION {
         return Ok(());
     }

@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{stopped, store_error};
+use super::stopped;
 use crate::store::StoreError;
 
 /// Changes of one commit at most: far past the point where its fsync is a small part of the cost of each, and few enough
@@ -99,12 +99,12 @@ fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>], commits: &
             commits.fetch_add(1, Ordering::Relaxed);
         }
         // Nothing of the batch was made. Alone, those that need little room, or free some, still succeed.
-        Err(error) if batch.len() > 1 && matches!(store_error(&error), StoreError::Full) => {
+        Err(error) if batch.len() > 1 && matches!(StoreError::from(&error), StoreError::Full) => {
             for change in batch {
                 commit(connection, slice::from_mut(change), commits);
             }
         }
-        Err(error) => batch.iter_mut().for_each(|change| change.fail(store_error(&error))),
+        Err(error) => batch.iter_mut().for_each(|change| change.fail(StoreError::from(&error))),
     }
 }
 
@@ -119,7 +119,7 @@ fn try_commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rus
             Err(error) if savepoint.is_autocommit() => return Err(error),
             Err(error) => {
                 savepoint.finish()?;
-                change.fail(store_error(&error));
+                change.fail(StoreError::from(&error));
             }
         }
     }
