@@ -1,0 +1,245 @@
+//! The store in memory, for simulations: no disk, no threads, no clock, and the same answers.
+//!
+//! A simulated crash drops all of the pool but the `Arc` of its store.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::iter;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+
+use super::{
+    Idempotency, Inserted, JobFilter, JobRow, NewJob, Results, Store, StoreError, Transition, Work, Written,
+};
+use crate::job::{JobId, JobState};
+use crate::time::Timestamp;
+
+/// The store in memory. It can be told to fail.
+#[derive(Default)]
+pub struct MemoryStore {
+    shared: Mutex<Shared>,
+}
+
+/// How a write fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// [`StoreError::Full`].
+    Full,
+    /// [`StoreError::Broken`], and the change is not made.
+    BrokenUndone,
+    /// [`StoreError::Broken`], and the change is made.
+    BrokenDone,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// By sequence.
+    jobs: BTreeMap<i64, Stored>,
+    sequences: BTreeMap<JobId, i64>,
+    keys: BTreeMap<String, UsedKey>,
+    last_sequence: i64,
+    /// How the next writes fail, one for each.
+    faults: VecDeque<Fault>,
+}
+
+struct Stored {
+    row: JobRow,
+    /// Until the job is finished.
+    work: Option<Arc<Work>>,
+    results: Option<Results>,
+}
+
+struct UsedKey {
+    sequence: i64,
+    sha256: [u8; 32],
+    used_at: Timestamp,
+}
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes the next `writes` writes fail; a [`Store::check`] is one, and 0 ends it.
+    pub fn fail_writes(&self, writes: usize, fault: Fault) {
+        self.lock().faults = iter::repeat_n(fault, writes).collect();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().expect("no change panics half-way")
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Shared) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut shared = self.lock();
+        match shared.faults.pop_front() {
+            None => change(&mut shared),
+            Some(Fault::BrokenDone) => change(&mut shared).and(Err(broken())),
+            Some(Fault::BrokenUndone) => Err(broken()),
+            Some(Fault::Full) => Err(StoreError::Full),
+        }
+    }
+}
+
+fn broken() -> StoreError {
+    StoreError::Broken("the simulation says so".to_owned())
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn insert(&self, job: NewJob) -> Result<Inserted, StoreError> {
+        self.write(|shared| shared.insert(job))
+    }
+
+    async fn transition(&self, step: Transition) -> Result<Written, StoreError> {
+        step.assert_sound();
+        self.write(|shared| Ok(shared.transition(step)))
+    }
+
+    async fn unfinished(&self) -> Result<Vec<JobRow>, StoreError> {
+        Ok(self.lock().rows().filter(|row| !row.state.is_finished()).cloned().collect())
+    }
+
+    async fn job(&self, id: &JobId) -> Result<Option<JobRow>, StoreError> {
+        Ok(self.lock().stored(id).map(|stored| stored.row.clone()))
+    }
+
+    async fn work(&self, id: &JobId) -> Result<Option<Work>, StoreError> {
+        Ok(self.lock().stored(id).and_then(|stored| stored.work.as_deref().cloned()))
+    }
+
+    async fn results(&self, id: &JobId) -> Result<Option<Results>, StoreError> {
+        Ok(self.lock().stored(id).and_then(|stored| stored.results.clone()))
+    }
+
+    async fn list(&self, filter: &JobFilter, limit: usize) -> Result<Vec<JobRow>, StoreError> {
+        let shared = self.lock();
+        let newest_first = shared.rows().rev();
+        Ok(newest_first.filter(|row| matches(row, filter)).take(limit).cloned().collect())
+    }
+
+    async fn count(&self) -> Result<u64, StoreError> {
+        Ok(self.lock().jobs.len() as u64)
+    }
+
+    async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.write(|shared| Ok(shared.forget_finished(before, limit)))
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.write(|_| Ok(()))
+    }
+}
+
+fn matches(row: &JobRow, filter: &JobFilter) -> bool {
+    let JobFilter { status, worker, before } = filter;
+    status.is_none_or(|status| row.state.status() == status)
+        && worker.is_none_or(|worker| row.state.worker() == Some(worker))
+        && before.is_none_or(|before| row.sequence < before)
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn rows(&self) -> impl DoubleEndedIterator<Item = &JobRow> {
+        self.jobs.values().map(|stored| &stored.row)
+    }
+
+    fn stored(&self, id: &JobId) -> Option<&Stored> {
+        self.jobs.get(self.sequences.get(id)?)
+    }
+
+    fn insert(&mut self, job: NewJob) -> Result<Inserted, StoreError> {
+        if let Some(idempotency) = &job.idempotency
+            && let Some(used_before) = self.used_before(idempotency, &job.work.sha256)
+        {
+            return Ok(used_before);
+        }
+        if self.sequences.contains_key(&job.id) {
+            return Err(StoreError::Broken(format!("the job id {} is taken", job.id)));
+        }
+        self.last_sequence += 1;
+        let sequence = self.last_sequence;
+        let row = job.row(sequence);
+        if let Some(Idempotency { key, .. }) = job.idempotency {
+            let used = UsedKey { sequence, sha256: job.work.sha256, used_at: job.submitted_at };
+            self.keys.insert(key, used);
+        }
+        self.sequences.insert(job.id, sequence);
+        self.jobs.insert(sequence, Stored { row: row.clone(), work: Some(job.work), results: None });
+        Ok(Inserted::New(row))
+    }
+
+    fn used_before(&self, idempotency: &Idempotency, sha256: &[u8; 32]) -> Option<Inserted> {
+        let used = self.keys.get(&idempotency.key).filter(|used| used.used_at >= idempotency.valid_since)?;
+        let row = &self.jobs[&used.sequence].row;
+        let same = used.sha256 == *sha256;
+        Some(if same { Inserted::Same(row.clone()) } else { Inserted::Conflict(row.id.clone()) })
+    }
+
+    fn transition(&mut self, step: Transition) -> Written {
+        let Some(stored) = self.sequences.get(&step.id).and_then(|sequence| self.jobs.get_mut(sequence))
+        else {
+            return Written::NotFound;
+        };
+        if stored.row.version != step.version || stored.row.state.is_finished() {
+            return Written::Conflict;
+        }
+        stored.row.version += 1;
+        stored.row.state = step.state;
+        if stored.row.state.is_finished() {
+            stored.work = None;
+            stored.results = step.results;
+        }
+        Written::Updated { version: stored.row.version }
+    }
+
+    fn forget_finished(&mut self, before: Timestamp, limit: usize) -> usize {
+        let mut over: Vec<(Timestamp, i64)> = self.rows().filter_map(|row| ended(row, before)).collect();
+        over.sort_unstable();
+        over.truncate(limit);
+        for (_, sequence) in &over {
+            let forgotten = self.jobs.remove(sequence).expect("its sequence was just read");
+            self.sequences.remove(&forgotten.row.id);
+            self.keys.retain(|_, used| used.sequence != *sequence);
+        }
+        over.len()
+    }
+}
+
+/// When the job ended, if that was before `before`.
+fn ended(row: &JobRow, before: Timestamp) -> Option<(Timestamp, i64)> {
+    match row.state {
+        JobState::Finished { at, .. } if at < before => Some((at, row.sequence)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite::{id, new_job, queued, step};
+
+    #[tokio::test]
+    async fn the_next_writes_fail_and_no_others() {
+        let store = MemoryStore::new();
+        store.fail_writes(2, Fault::Full);
+        assert!(matches!(store.insert(new_job(1)).await, Err(StoreError::Full)));
+        assert_eq!(store.job(&id(1)).await.unwrap(), None);
+        assert!(matches!(store.check().await, Err(StoreError::Full)));
+        assert!(matches!(store.insert(new_job(1)).await, Ok(Inserted::New(_))));
+    }
+
+    #[tokio::test]
+    async fn a_broken_write_may_be_done_or_not() {
+        let store = MemoryStore::new();
+        store.insert(new_job(1)).await.unwrap();
+        for (fault, version) in [(Fault::BrokenUndone, 1), (Fault::BrokenDone, 2)] {
+            store.fail_writes(1, fault);
+            let written = store.transition(step(1, 1, queued())).await;
+            assert!(matches!(written, Err(StoreError::Broken(_))), "{written:?}");
+            assert_eq!(store.job(&id(1)).await.unwrap().unwrap().version, version);
+        }
+    }
+}

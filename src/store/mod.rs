@@ -41,6 +41,24 @@ pub struct NewJob {
     pub idempotency: Option<Idempotency>,
 }
 
+/// How every job begins.
+const FIRST_STATE: JobState = JobState::Queued { attempts: 0, refusal: None };
+const FIRST_VERSION: i64 = 1;
+
+impl NewJob {
+    /// Its first row.
+    fn row(&self, sequence: i64) -> JobRow {
+        JobRow {
+            id: self.id.clone(),
+            sequence,
+            version: FIRST_VERSION,
+            priority: self.priority,
+            submitted_at: self.submitted_at,
+            state: FIRST_STATE,
+        }
+    }
+}
+
 /// What is sent to a worker for a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
@@ -100,11 +118,23 @@ pub struct Transition {
     pub results: Option<Results>,
 }
 
+impl Transition {
+    fn assert_sound(&self) {
+        assert!(
+            self.results.is_none() || self.state.is_finished(),
+            "results of {} come with a step that does not end it",
+            self.id
+        );
+    }
+}
+
 /// What became of a [`Store::transition`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// Done; the row has this version now.
-    Updated { version: i64 },
+    Updated {
+        version: i64,
+    },
     Conflict,
     NotFound,
 }

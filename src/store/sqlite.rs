@@ -1,0 +1,182 @@
+//! The store on disk: one SQLite file in write-ahead mode.
+//!
+//! SQLite has one writer at a time, so one thread writes, and shares each commit among all who wait for one; a few more threads
+//! read. They are plain threads with channels, because the store is used from several runtimes and belongs to none of them.
+
+mod changes;
+mod queries;
+mod reader;
+mod row;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::error::Error;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use self::reader::Readers;
+use self::writer::Writer;
+use super::{Inserted, JobFilter, JobRow, NewJob, Results, Store, StoreError, Transition, Work, Written};
+use crate::job::JobId;
+use crate::time::Timestamp;
+
+/// Reading threads: so many that a long listing does not hold up the reads of single jobs.
+const READERS: usize = 2;
+
+/// How long to wait for a lock. Within the process nobody waits for one: this is for an administrator's `sqlite3`.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Statements kept compiled on a connection: all that there are, with room to spare.
+const STATEMENTS_MAX: usize = 64;
+
+/// Bytes that the write-ahead log is cut back to after a burst.
+const LOG_BYTES_MAX: i64 = 64 << 20;
+
+/// The store on disk. Dropping it waits until every change that was handed in is durable.
+pub struct SqliteStore {
+    // Dropped in this order: the last connection to close takes the write-ahead log into the file, and only the writer's may.
+    readers: Readers,
+    writer: Writer,
+}
+
+impl SqliteStore {
+    /// Opens the file, which is made (mode 0600) if it is not there, in a directory that is.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        create_private(path)?;
+        let mut connection = connect_writer(path)?;
+        schema::apply(&mut connection)?;
+        let connections = (0..READERS)
+            .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { readers: Readers::start(connections)?, writer: Writer::start(connection)? })
+    }
+
+    /// Transactions committed since the store was opened: against the number of changes, how well they share commits.
+    pub fn commits(&self) -> u64 {
+        self.writer.commits()
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn insert(&self, job: NewJob) -> Result<Inserted, StoreError> {
+        self.writer.run(move |connection| changes::insert(connection, &job)).await
+    }
+
+    async fn transition(&self, step: Transition) -> Result<Written, StoreError> {
+        step.assert_sound();
+        self.writer.run(move |connection| changes::transition(connection, &step)).await
+    }
+
+    async fn unfinished(&self) -> Result<Vec<JobRow>, StoreError> {
+        self.readers.run(queries::unfinished).await
+    }
+
+    async fn job(&self, id: &JobId) -> Result<Option<JobRow>, StoreError> {
+        let id = id.clone();
+        self.readers.run(move |connection| queries::job(connection, &id)).await
+    }
+
+    async fn work(&self, id: &JobId) -> Result<Option<Work>, StoreError> {
+        let id = id.clone();
+        self.readers.run(move |connection| queries::work(connection, &id)).await
+    }
+
+    async fn results(&self, id: &JobId) -> Result<Option<Results>, StoreError> {
+        let id = id.clone();
+        self.readers.run(move |connection| queries::results(connection, &id)).await
+    }
+
+    async fn list(&self, filter: &JobFilter, limit: usize) -> Result<Vec<JobRow>, StoreError> {
+        let filter = filter.clone();
+        self.readers.run(move |connection| queries::list(connection, &filter, limit)).await
+    }
+
+    async fn count(&self) -> Result<u64, StoreError> {
+        self.readers.run(queries::count).await
+    }
+
+    async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.writer.run(move |connection| changes::forget_finished(connection, before, limit)).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.writer.run(changes::touch).await
+    }
+}
+
+/// Makes the file, if it is not there; SQLite gives its log and index files the same mode.
+fn create_private(path: &Path) -> io::Result<()> {
+    // One that is there must not be opened: closing it would take from this process all locks on it.
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created.map(drop),
+    }
+}
+
+fn connect_writer(path: &Path) -> Result<Connection, StoreError> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |mode| mode.get(0))?;
+    if mode != "wal" {
+        let cause = "its file system has no shared memory, as some network file systems have not";
+        return Err(StoreError::Broken(format!("{} cannot have a write-ahead log: {cause}", path.display())));
+    }
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX)?;
+    Ok(connection)
+}
+
+fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
+    // Each connection stays on one thread, so that SQLite needs no lock of its own.
+    let connection = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(LOCK_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // A failed read of mapped memory would be a SIGBUS and not an error.
+    connection.pragma_update(None, "mmap_size", 0)?;
+    Ok(connection)
+}
+
+impl From<&rusqlite::Error> for StoreError {
+    /// SQLite itself turns `ENOSPC` into `SQLITE_FULL`; it is certain then that nothing was changed.
+    fn from(error: &rusqlite::Error) -> Self {
+        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) { Self::Full } else { broken(error) }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::StorageFull { Self::Full } else { broken(&error) }
+    }
+}
+
+/// The error and its causes.
+fn broken(error: &dyn Error) -> StoreError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    StoreError::Broken(text)
+}
+
+/// A thread of the store is gone, which only a panic on it does.
+fn stopped() -> StoreError {
+    StoreError::Broken("a thread of the store has stopped".to_owned())
+}

@@ -1,0 +1,109 @@
+//! The promises of [`Store`], held against every store.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::memory::MemoryStore;
+use super::sqlite::SqliteStore;
+use super::*;
+use crate::job::{Attempt, Outcome, Place};
+
+mod agreement;
+mod idempotency;
+mod listing;
+mod writing;
+
+/// Runs each rule on a fresh store of each kind.
+macro_rules! every_store_holds {
+    ($($rule:ident)*) => {
+        mod memory {
+            $(#[tokio::test] async fn $rule() { super::$rule($crate::store::suite::memory_store()).await })*
+        }
+        mod sqlite {
+            $(#[tokio::test] async fn $rule() {
+                let directory = tempfile::tempdir().unwrap();
+                super::$rule($crate::store::suite::sqlite_store(&directory)).await
+            })*
+        }
+    };
+}
+use every_store_holds;
+
+pub type Any = Arc<dyn Store>;
+
+fn memory_store() -> Any {
+    Arc::new(MemoryStore::new())
+}
+
+fn sqlite_store(directory: &tempfile::TempDir) -> Any {
+    Arc::new(SqliteStore::open(&directory.path().join("pool.db")).unwrap())
+}
+
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_micros(second * 1_000_000)
+}
+
+pub fn id(n: u8) -> JobId {
+    JobId::from_random([n; 12])
+}
+
+pub fn key(n: u8) -> WorkerKey {
+    WorkerKey::for_tests(n)
+}
+
+/// The `n`th job, submitted at second `n`.
+pub fn new_job(n: u8) -> NewJob {
+    let work = Work {
+        manifest: format!(r#"{{"entrypoint":"job{n}.py"}}"#),
+        boundary: format!("boundary{n}"),
+        payload: Payload::Inline(Bytes::from(vec![n; 500])),
+        sha256: [n; 32],
+    };
+    NewJob {
+        id: id(n),
+        priority: Priority::Low,
+        submitted_at: at(n.into()),
+        work: Arc::new(work),
+        idempotency: None,
+    }
+}
+
+pub fn step(n: u8, version: i64, state: JobState) -> Transition {
+    Transition { id: id(n), version, state, results: None }
+}
+
+pub fn queued() -> JobState {
+    JobState::Queued { attempts: 0, refusal: None }
+}
+
+pub fn assigned(worker: WorkerKey) -> JobState {
+    JobState::Assigned { attempt: Attempt { number: 1, worker, since: at(50) }, refusal: None }
+}
+
+pub fn running(worker: WorkerKey) -> JobState {
+    JobState::Running { attempt: Attempt { number: 1, worker, since: at(50) }, remote: "job_1_1".into() }
+}
+
+/// Over at this second, on worker 1.
+pub fn finished(second: i64) -> JobState {
+    let place = Some(Place { worker: key(1), remote: "job_1_1".into() });
+    JobState::Finished { outcome: Outcome::Completed, at: at(second), attempts: 1, place }
+}
+
+pub fn some_results() -> Results {
+    let logs = Logs { stdout: "hello\n\0🦀".into(), stderr: String::new(), truncation: Truncation::Cut };
+    Results { worker_status: Some(r#"{"status":"completed"}"#.into()), logs: Some(logs), listing: None }
+}
+
+/// Takes the `n`th job in, and moves it to `state`.
+pub async fn with_job(store: &Any, n: u8, state: JobState) -> JobRow {
+    let Inserted::New(row) = store.insert(new_job(n)).await.unwrap() else { panic!("job {n} is not new") };
+    let written = store.transition(step(n, row.version, state.clone())).await.unwrap();
+    let Written::Updated { version } = written else { panic!("{written:?}") };
+    JobRow { version, state, ..row }
+}
+
+pub fn ids(rows: &[JobRow]) -> Vec<JobId> {
+    rows.iter().map(|row| row.id.clone()).collect()
+}

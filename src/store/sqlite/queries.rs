@@ -1,0 +1,103 @@
+//! What is read, in SQL.
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+
+use super::row;
+use crate::job::JobId;
+use crate::store::{JobFilter, JobRow, Logs, Payload, Results, Truncation, Work};
+
+pub fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<JobRow>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {} FROM jobs WHERE finished_at IS NULL ORDER BY sequence",
+            row::JOB_COLUMNS
+        ))?
+        .query_map([], row::job)?
+        .collect()
+}
+
+pub fn job(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<JobRow>> {
+    connection
+        .prepare_cached(&format!("SELECT {} FROM jobs WHERE id = ?", row::JOB_COLUMNS))?
+        .query_row(params![id], row::job)
+        .optional()
+}
+
+pub fn work(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<Work>> {
+    connection
+        .prepare_cached(
+            "SELECT manifest, boundary, sha256, payload, payload_bytes
+             FROM works JOIN jobs ON jobs.sequence = works.job WHERE jobs.id = ?",
+        )?
+        .query_row(params![id], |found| {
+            let payload = match found.get::<_, Option<Vec<u8>>>("payload")? {
+                Some(bytes) => Payload::Inline(Bytes::from(bytes)),
+                None => Payload::Spooled { bytes: row::unsigned(found.get("payload_bytes")?) },
+            };
+            Ok(Work {
+                manifest: found.get("manifest")?,
+                boundary: found.get("boundary")?,
+                payload,
+                sha256: found.get("sha256")?,
+            })
+        })
+        .optional()
+}
+
+pub fn results(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<Results>> {
+    connection
+        .prepare_cached(
+            "SELECT worker_status, listing, stdout, stderr, logs_cut
+             FROM results JOIN jobs ON jobs.sequence = results.job WHERE jobs.id = ?",
+        )?
+        .query_row(params![id], |found| {
+            Ok(Results {
+                worker_status: found.get("worker_status")?,
+                logs: logs(found)?,
+                listing: found.get("listing")?,
+            })
+        })
+        .optional()
+}
+
+fn logs(found: &Row<'_>) -> rusqlite::Result<Option<Logs>> {
+    let truncation = match found.get("logs_cut")? {
+        Some(true) => Truncation::Cut,
+        Some(false) => Truncation::Whole,
+        None => return Ok(None),
+    };
+    Ok(Some(Logs { stdout: found.get("stdout")?, stderr: found.get("stderr")?, truncation }))
+}
+
+pub fn list(connection: &Connection, filter: &JobFilter, limit: usize) -> rusqlite::Result<Vec<JobRow>> {
+    connection
+        .prepare_cached(&list_sql(filter))?
+        .query_map(
+            named_params! {
+                ":before": filter.before,
+                ":status": filter.status,
+                ":worker": filter.worker,
+                ":limit": row::signed(limit as u64),
+            },
+            row::job,
+        )?
+        .collect()
+}
+
+/// A condition for each field that is there, and for no other: `field IS NULL OR …` would keep SQLite from its indexes.
+pub fn list_sql(filter: &JobFilter) -> String {
+    let columns = row::JOB_COLUMNS;
+    let before = if filter.before.is_some() { "sequence < :before" } else { ":before IS NULL" };
+    let status = if filter.status.is_some() { "status = :status" } else { ":status IS NULL" };
+    let worker = if filter.worker.is_some() { "worker = :worker" } else { ":worker IS NULL" };
+    format!(
+        "SELECT {columns} FROM jobs WHERE {before} AND {status} AND {worker} ORDER BY sequence DESC LIMIT :limit"
+    )
+}
+
+pub fn count(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT count(*) FROM jobs")?
+        .query_row([], |count| count.get(0).map(row::unsigned))
+}

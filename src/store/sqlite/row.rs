@@ -1,0 +1,116 @@
+//! How the domain's values stand in columns.
+
+use std::error::Error;
+use std::str::FromStr;
+
+use rusqlite::Row;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+
+use crate::job::{JobId, JobState, PoolStatus, Priority};
+use crate::store::JobRow;
+use crate::time::Timestamp;
+use crate::worker::WorkerKey;
+
+/// The columns that [`job`] reads.
+pub const JOB_COLUMNS: &str =
+    "jobs.id, jobs.sequence, jobs.version, jobs.priority, jobs.submitted_at, jobs.state";
+
+/// Reads a row of [`JOB_COLUMNS`].
+pub fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
+    Ok(JobRow {
+        id: row.get("id")?,
+        sequence: row.get("sequence")?,
+        version: row.get("version")?,
+        priority: row.get("priority")?,
+        submitted_at: row.get("submitted_at")?,
+        state: row.get("state")?,
+    })
+}
+
+/// When a job in this state was over.
+pub fn finished_at(state: &JobState) -> Option<Timestamp> {
+    match state {
+        JobState::Finished { at, .. } => Some(*at),
+        JobState::Queued { .. }
+        | JobState::Assigned { .. }
+        | JobState::Unknown { .. }
+        | JobState::Running { .. }
+        | JobState::Collecting { .. } => None,
+    }
+}
+
+/// SQLite's integers have a sign, which no length or count uses.
+pub fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// What [`signed`] wrote, or SQLite counted.
+pub fn unsigned(count: i64) -> u64 {
+    u64::try_from(count).expect("no length or count is negative")
+}
+
+fn parse<T: FromStr<Err: Error + Send + Sync + 'static>>(value: ValueRef<'_>) -> FromSqlResult<T> {
+    value.as_str()?.parse().map_err(|error| FromSqlError::Other(Box::new(error)))
+}
+
+impl FromSql for JobId {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        parse(value)
+    }
+}
+
+impl ToSql for JobId {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_str().into())
+    }
+}
+
+impl FromSql for Priority {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        parse(value)
+    }
+}
+
+impl ToSql for Priority {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.to_string().into())
+    }
+}
+
+impl FromSql for Timestamp {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_i64().map(Self::from_micros)
+    }
+}
+
+impl ToSql for Timestamp {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_micros().into())
+    }
+}
+
+impl FromSql for JobState {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        serde_json::from_str(value.as_str()?).map_err(|error| FromSqlError::Other(Box::new(error)))
+    }
+}
+
+impl ToSql for JobState {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let text = serde_json::to_string(self)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        Ok(text.into())
+    }
+}
+
+impl ToSql for PoolStatus {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_str().into())
+    }
+}
+
+impl ToSql for WorkerKey {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.to_string().into())
+    }
+}

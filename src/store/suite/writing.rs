@@ -1,0 +1,161 @@
+//! Jobs are taken in, move on, end and are forgotten.
+
+use futures_util::future::join_all;
+
+use super::*;
+
+every_store_holds! {
+    a_new_job_is_queued_with_no_attempts
+    a_job_reads_back_as_it_was_submitted
+    a_taken_id_is_refused_and_changes_nothing
+    a_step_is_conditional_on_the_version_it_leaves
+    of_concurrent_steps_from_one_version_exactly_one_wins
+    a_step_of_a_job_that_is_not_there_is_not_found
+    an_unfinished_job_keeps_its_work_and_has_no_results
+    a_finished_job_has_results_and_no_work
+    a_job_may_end_without_results
+    a_finished_job_never_changes
+    forgets_only_what_ended_before_oldest_first_and_at_most_the_limit
+    forgets_everything_of_a_job
+    a_sequence_is_never_used_again
+    a_sound_store_checks_well
+}
+
+async fn a_new_job_is_queued_with_no_attempts(store: Any) {
+    let Inserted::New(row) = store.insert(new_job(1)).await.unwrap() else { panic!() };
+    let JobRow { sequence, .. } = row;
+    let expected = JobRow {
+        id: id(1),
+        sequence,
+        version: 1,
+        priority: Priority::Low,
+        submitted_at: at(1),
+        state: queued(),
+    };
+    assert_eq!(row, expected);
+    assert_eq!(store.job(&id(1)).await.unwrap(), Some(row));
+    assert_eq!(store.job(&id(2)).await.unwrap(), None);
+    assert_eq!(store.count().await.unwrap(), 1);
+}
+
+async fn a_job_reads_back_as_it_was_submitted(store: Any) {
+    let inline = new_job(1);
+    let mut empty = new_job(2);
+    Arc::make_mut(&mut empty.work).payload = Payload::Inline(Bytes::new());
+    let mut spooled = new_job(3);
+    Arc::make_mut(&mut spooled.work).payload = Payload::Spooled { bytes: 1 << 40 };
+    for job in [inline, empty, spooled] {
+        store.insert(job.clone()).await.unwrap();
+        assert_eq!(store.work(&job.id).await.unwrap().as_ref(), Some(&*job.work));
+    }
+    assert_eq!(store.work(&id(4)).await.unwrap(), None);
+}
+
+async fn a_taken_id_is_refused_and_changes_nothing(store: Any) {
+    store.insert(new_job(1)).await.unwrap();
+    let imposter = NewJob { id: id(1), ..new_job(2) };
+    assert!(matches!(store.insert(imposter).await, Err(StoreError::Broken(_))));
+    assert_eq!(store.count().await.unwrap(), 1);
+    assert_eq!(store.work(&id(1)).await.unwrap().as_ref(), Some(&*new_job(1).work));
+}
+
+async fn a_step_is_conditional_on_the_version_it_leaves(store: Any) {
+    store.insert(new_job(1)).await.unwrap();
+    let first = store.transition(step(1, 1, assigned(key(1)))).await.unwrap();
+    assert_eq!(first, Written::Updated { version: 2 });
+    for stale in [0, 1, 3] {
+        assert_eq!(store.transition(step(1, stale, queued())).await.unwrap(), Written::Conflict);
+    }
+    let row = store.job(&id(1)).await.unwrap().unwrap();
+    assert_eq!((row.version, row.state), (2, assigned(key(1))));
+}
+
+async fn of_concurrent_steps_from_one_version_exactly_one_wins(store: Any) {
+    store.insert(new_job(1)).await.unwrap();
+    let steps = (1..=32).map(|worker| store.transition(step(1, 1, assigned(key(worker)))));
+    let written: Vec<Written> = join_all(steps).await.into_iter().map(Result::unwrap).collect();
+    let winners: Vec<usize> = (0..32).filter(|&n| written[n] == Written::Updated { version: 2 }).collect();
+    assert_eq!(winners.len(), 1);
+    assert_eq!(written.iter().filter(|written| **written == Written::Conflict).count(), 31);
+    let winner = key(u8::try_from(winners[0]).unwrap() + 1);
+    assert_eq!(store.job(&id(1)).await.unwrap().unwrap().state, assigned(winner));
+}
+
+async fn a_step_of_a_job_that_is_not_there_is_not_found(store: Any) {
+    assert_eq!(store.transition(step(1, 1, finished(9))).await.unwrap(), Written::NotFound);
+    assert_eq!(store.count().await.unwrap(), 0);
+}
+
+async fn an_unfinished_job_keeps_its_work_and_has_no_results(store: Any) {
+    with_job(&store, 1, running(key(1))).await;
+    assert_eq!(store.work(&id(1)).await.unwrap().as_ref(), Some(&*new_job(1).work));
+    assert_eq!(store.results(&id(1)).await.unwrap(), None);
+}
+
+async fn a_finished_job_has_results_and_no_work(store: Any) {
+    with_job(&store, 1, running(key(1))).await;
+    let end = Transition { results: Some(some_results()), ..step(1, 2, finished(9)) };
+    assert_eq!(store.transition(end).await.unwrap(), Written::Updated { version: 3 });
+    assert_eq!(store.job(&id(1)).await.unwrap().unwrap().state, finished(9));
+    assert_eq!(store.work(&id(1)).await.unwrap(), None);
+    assert_eq!(store.results(&id(1)).await.unwrap(), Some(some_results()));
+}
+
+async fn a_job_may_end_without_results(store: Any) {
+    with_job(&store, 1, finished(9)).await;
+    assert_eq!(store.results(&id(1)).await.unwrap(), None);
+    store.insert(new_job(2)).await.unwrap();
+    let nothing_known = Transition { results: Some(Results::default()), ..step(2, 1, finished(9)) };
+    store.transition(nothing_known).await.unwrap();
+    assert_eq!(store.results(&id(2)).await.unwrap(), Some(Results::default()));
+}
+
+async fn a_finished_job_never_changes(store: Any) {
+    let row = with_job(&store, 1, finished(9)).await;
+    let again = Transition { results: Some(some_results()), ..step(1, row.version, finished(10)) };
+    assert_eq!(store.transition(again).await.unwrap(), Written::Conflict);
+    assert_eq!(store.transition(step(1, row.version, queued())).await.unwrap(), Written::Conflict);
+    assert_eq!(store.job(&id(1)).await.unwrap(), Some(row));
+    assert_eq!(store.results(&id(1)).await.unwrap(), None);
+}
+
+async fn forgets_only_what_ended_before_oldest_first_and_at_most_the_limit(store: Any) {
+    for (n, second) in [(1, 103), (2, 101), (3, 102), (4, 110)] {
+        with_job(&store, n, finished(second)).await;
+    }
+    with_job(&store, 5, running(key(1))).await;
+    assert_eq!(store.forget_finished(at(110), 2).await.unwrap(), 2);
+    let left = store.list(&JobFilter::default(), 10).await.unwrap();
+    assert_eq!(ids(&left), [id(5), id(4), id(1)]);
+    assert_eq!(store.forget_finished(at(110), 2).await.unwrap(), 1);
+    assert_eq!(store.forget_finished(at(110), 2).await.unwrap(), 0);
+    assert_eq!(store.forget_finished(at(1000), usize::MAX).await.unwrap(), 1);
+    assert_eq!(ids(&store.unfinished().await.unwrap()), [id(5)]);
+    assert_eq!(store.count().await.unwrap(), 1);
+}
+
+async fn forgets_everything_of_a_job(store: Any) {
+    let named = Some(Idempotency { key: "mine".into(), valid_since: at(0) });
+    store.insert(NewJob { idempotency: named.clone(), ..new_job(1) }).await.unwrap();
+    let end = Transition { results: Some(some_results()), ..step(1, 1, finished(9)) };
+    store.transition(end).await.unwrap();
+    assert_eq!(store.forget_finished(at(10), 1).await.unwrap(), 1);
+    assert_eq!(store.job(&id(1)).await.unwrap(), None);
+    assert_eq!(store.results(&id(1)).await.unwrap(), None);
+    // Its key is free again, even for other content; and so is its id.
+    let other = NewJob { idempotency: named, id: id(1), ..new_job(2) };
+    assert!(matches!(store.insert(other).await.unwrap(), Inserted::New(_)));
+    assert_eq!(store.results(&id(1)).await.unwrap(), None);
+}
+
+async fn a_sequence_is_never_used_again(store: Any) {
+    let forgotten = with_job(&store, 1, finished(9)).await;
+    store.forget_finished(at(10), 1).await.unwrap();
+    let Inserted::New(next) = store.insert(new_job(2)).await.unwrap() else { panic!() };
+    assert!(next.sequence > forgotten.sequence);
+}
+
+async fn a_sound_store_checks_well(store: Any) {
+    store.check().await.unwrap();
+    assert_eq!(store.count().await.unwrap(), 0);
+}
