@@ -71,7 +71,8 @@ impl fmt::Display for ManifestError {
 impl std::error::Error for ManifestError {}
 
 impl Manifest {
-    /// Reads and checks a manifest. A known key that is `null` counts as absent.
+    /// Reads and checks a manifest. A known key that is `null` counts as absent, and so does an empty entrypoint: that is what
+    /// a form with an empty field sends, and what workers take it for.
     pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
         if json.len() > MANIFEST_BYTES_MAX {
             return Err(ManifestError::whole(format!("is longer than {MANIFEST_BYTES_MAX} bytes")));
@@ -89,7 +90,11 @@ impl Manifest {
             timeout: None,
         };
         for (key, value) in given {
-            if field::is_checked(&key) && value.get() == "null" {
+            let is_absent = match key.as_str() {
+                "entrypoint" => matches!(value.get(), "null" | "\"\""),
+                key => field::is_checked(key) && value.get() == "null",
+            };
+            if is_absent {
                 continue;
             }
             manifest.check(&key, value.get()).map_err(|message| ManifestError::key(&key, message))?;
