@@ -7,8 +7,7 @@ use super::*;
 #[tokio::test]
 async fn a_body_cut_anywhere_is_the_same_upload() {
     let (_dir, spool) = spool();
-    let tricky = b"\r\n--client-boundar\r\n--client-boundary\x00\r\r\n-\r\n";
-    let tricky = &tricky[..20];
+    let tricky = b"\r\n--client-boundar\r\n--\r\r\n";
     let body = body(&[file("a.py", tricky), file("empty", b""), manifest(r#"{"entrypoint":"a.py"}"#)]);
     let whole = parse(&spool, &body).await.unwrap().sha256;
     for at in 0..=body.len() {
