@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod job;
+pub mod spool;
 pub mod store;
 pub mod time;
 pub mod worker;

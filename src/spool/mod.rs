@@ -1,0 +1,132 @@
+//! Uploads on their way to becoming durable work.
+//!
+//! The spool keeps the encoded `files` parts of a submit exactly as they will be sent to a worker; the manifest part and the
+//! closing boundary are appended when it is sent ([`encode`]). So a dispatch only copies bytes, and its length is known
+//! beforehand. Keeping the client's body as it came would also work, but then its boundary, file names and part headers
+//! would reach a worker that trusts them.
+//!
+//! ```text
+//! <dir>/incoming/<random>   being written; swept at start
+//! <dir>/<job id>            the payload of an acknowledged job
+//! ```
+
+mod digest;
+pub mod encode;
+mod error;
+mod file_name;
+mod front_end;
+mod parts;
+mod upload;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::job::JobId;
+
+pub use error::UploadError;
+pub use upload::{Upload, UploadLimits, parse_upload};
+pub use writer::{INLINE_BYTES_MAX, SpoolWriter};
+
+const INCOMING: &str = "incoming";
+
+/// The directory of payloads. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    dir: Arc<Path>,
+}
+
+/// What a [`Spool::sweep`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Uploads that were cut off, removed.
+    pub incoming: u64,
+    /// Payloads of jobs that are not to be kept, removed.
+    pub orphans: u64,
+    /// Entries that are none of the spool's, left alone.
+    pub foreign: u64,
+}
+
+impl Spool {
+    /// Opens the spool, and makes its directories (mode 0700) where they are missing.
+    pub fn open(dir: impl Into<PathBuf>) -> io::Result<Self> {
+        let dir = std::path::absolute(dir.into())?;
+        DirBuilder::new().mode(0o700).recursive(true).create(dir.join(INCOMING))?;
+        sync_directory(&dir)?;
+        if let Some(parent) = dir.parent() {
+            sync_directory(parent)?;
+        }
+        Ok(Self { dir: dir.into() })
+    }
+
+    /// Where the payload of a job is, if it has one here.
+    pub fn path(&self, job: &JobId) -> PathBuf {
+        self.dir.join(job.as_str())
+    }
+
+    fn incoming(&self) -> PathBuf {
+        self.dir.join(INCOMING)
+    }
+
+    /// Begins a payload.
+    pub fn begin(&self) -> SpoolWriter {
+        SpoolWriter::new(self.clone())
+    }
+
+    pub async fn open_payload(&self, job: &JobId) -> io::Result<tokio::fs::File> {
+        tokio::fs::File::open(self.path(job)).await
+    }
+
+    /// Removes the payload of a job. That there is none is fine.
+    pub async fn remove(&self, job: &JobId) -> io::Result<()> {
+        match tokio::fs::remove_file(self.path(job)).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Not made durable: a file that comes back after a crash is an orphan, and swept.
+            removed => removed,
+        }
+    }
+
+    /// Removes what a crash left behind: cut-off uploads, and payloads of jobs that `keep` denies.
+    ///
+    /// Blocks; for the start of the process, before the first upload.
+    pub fn sweep(&self, keep: impl Fn(&JobId) -> bool) -> io::Result<Swept> {
+        let mut swept = Swept::default();
+        for entry in std::fs::read_dir(self.incoming())? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                swept.foreign += 1;
+            } else {
+                std::fs::remove_file(entry.path())?;
+                swept.incoming += 1;
+            }
+        }
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == INCOMING {
+                continue;
+            }
+            let job = name.to_str().and_then(|name| name.parse::<JobId>().ok());
+            match job.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+                None => swept.foreign += 1,
+                Some(job) if keep(&job) => {}
+                Some(_) => {
+                    std::fs::remove_file(entry.path())?;
+                    swept.orphans += 1;
+                }
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// Makes the names in a directory durable.
+fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
