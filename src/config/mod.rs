@@ -1,0 +1,184 @@
+//! What the operator decided: a file and flags in, a checked [`Config`] out.
+//!
+//! The file is read key by key into a `Config` that already holds the defaults, so that an empty file is the default and
+//! no value exists twice. All that is wrong is reported at once, with file, line and key. Nothing is clamped and no
+//! unknown key is passed over: a configuration means what it says or is refused.
+
+mod args;
+mod file;
+mod problem;
+mod section;
+mod show;
+pub mod units;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+pub use args::ServeArgs;
+pub use problem::{ConfigErrors, Problem};
+
+use crate::worker::Allowlist;
+use problem::Place;
+
+/// The whole configuration of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Addresses to listen on: at least one.
+    pub listen: Vec<SocketAddr>,
+    /// The directory that keeps jobs and uploads, relative to the working directory.
+    pub data: PathBuf,
+    /// The workers that may be given jobs: at least one, once it is loaded.
+    pub workers: Allowlist,
+    pub uploads: UploadsConfig,
+    pub dispatch: DispatchConfig,
+    pub history: HistoryConfig,
+    pub health: HealthConfig,
+    pub server: ServerConfig,
+    pub log: log::LevelFilter,
+}
+
+/// What a client may send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadsConfig {
+    /// Bytes of one job's upload (`max_upload`).
+    pub bytes_max: u64,
+    /// For one whole upload.
+    pub timeout: Duration,
+    /// Between two pieces of an upload.
+    pub idle_timeout: Duration,
+}
+
+/// How jobs are sent to workers and followed there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DispatchConfig {
+    /// Until a worker has answered a submit. Longer than the longest job: a sandrun worker answers when its running job
+    /// ends, and a submit without an answer may be running.
+    pub submit_timeout: Duration,
+    /// Until a client's status request is answered from what the pool knows.
+    pub status_timeout: Duration,
+    /// Until the jobs of a worker that is down count as lost.
+    pub worker_lost_after: Duration,
+}
+
+/// What is kept of a job that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryConfig {
+    pub keep: Duration,
+    /// Bytes of standard output kept for a job, and as many of standard error (`max_log_bytes`).
+    pub log_bytes_max: u64,
+}
+
+/// How workers are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// Between two checks of a healthy worker.
+    pub interval: Duration,
+    pub timeout: Duration,
+}
+
+/// How the process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Threads that serve clients.
+    pub threads: usize,
+    /// How long uploads and downloads may go on once the pool is told to end.
+    pub shutdown_timeout: Duration,
+}
+
+const PORT: u16 = 9000;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))],
+            data: PathBuf::from("./data"),
+            workers: Allowlist::default(),
+            uploads: UploadsConfig::default(),
+            dispatch: DispatchConfig::default(),
+            history: HistoryConfig::default(),
+            health: HealthConfig::default(),
+            server: ServerConfig::default(),
+            log: log::LevelFilter::Info,
+        }
+    }
+}
+
+impl Default for UploadsConfig {
+    fn default() -> Self {
+        Self { bytes_max: 1 << 30, timeout: Duration::from_secs(3600), idle_timeout: Duration::from_secs(60) }
+    }
+}
+
+impl Default for DispatchConfig {
+    fn default() -> Self {
+        Self {
+            submit_timeout: Duration::from_secs(15 * 60),
+            status_timeout: Duration::from_secs(2),
+            worker_lost_after: Duration::from_secs(10 * 60),
+        }
+    }
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(7 * 24 * 3600), log_bytes_max: 10 << 20 }
+    }
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30), timeout: Duration::from_secs(5) }
+    }
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        // A machine that does not tell has at least one.
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, shutdown_timeout: Duration::from_secs(30) }
+    }
+}
+
+impl Config {
+    /// Reads what the flags point at.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in all the files at once.
+    pub fn load(args: &ServeArgs) -> Result<Self, ConfigErrors> {
+        let mut config = Self::default();
+        let mut problems = Vec::new();
+        // The flag's list stands for the one that the file names, which then need not exist.
+        let mut listed = args.workers.as_deref().map(|path| {
+            workers::from_file(path).unwrap_or_else(|found| {
+                problems.extend(found);
+                Allowlist::default()
+            })
+        });
+        if let Some(path) = &args.config {
+            file::read(path, &mut config, &mut listed, &mut problems);
+        }
+        match listed {
+            Some(workers) => config.workers = workers,
+            None if problems.iter().any(Problem::is_of_whole_file) => {}
+            None => problems.push(Problem::new(
+                Place::CommandLine,
+                "workers",
+                "are missing: give --workers FILE, or `workers` in the file that --config names",
+            )),
+        }
+        if let Some(port) = args.port {
+            config.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
+        }
+        if let Some(data) = &args.data {
+            config.data.clone_from(data);
+        }
+        ConfigErrors::check(problems)?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,78 @@
+//! What is wrong with a configuration, and where.
+
+use std::fmt;
+
+/// One thing that is wrong: `conf/pool.yaml:12: health.interval: "30 parsecs" is not a duration; ...`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    place: Place,
+    /// The key path, such as `health.interval`; empty where it is about a file as a whole.
+    field: String,
+    message: String,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    CommandLine,
+    File(String),
+    Line(String, usize),
+}
+
+impl Problem {
+    pub(super) fn new(place: Place, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { place, field: field.into(), message: message.into() }
+    }
+
+    /// Whether a file could not be read at all, so that what it lacks is not worth a word.
+    pub(super) fn is_of_whole_file(&self) -> bool {
+        self.field.is_empty()
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::CommandLine => {}
+            Place::File(file) => write!(f, "{file}: ")?,
+            Place::Line(file, line) => write!(f, "{file}:{line}: ")?,
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Everything that is wrong with a configuration: at least one problem, in the order of the lines.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<Problem>);
+
+impl ConfigErrors {
+    /// `Ok` where there is no problem.
+    pub(super) fn check(mut problems: Vec<Problem>) -> Result<(), Self> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        problems.sort_by(|a, b| a.place.cmp(&b.place));
+        Err(Self(problems))
+    }
+
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}

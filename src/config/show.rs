@@ -1,0 +1,55 @@
+//! A configuration as text: a file that says the same, so that what is in force can be read, kept and compared.
+
+use std::fmt;
+
+use super::Config;
+use super::units::{show_duration, show_size};
+use crate::worker::WorkerSpec;
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { listen, data, workers, uploads, dispatch, history, health, server, log } = self;
+        let listen: Vec<String> = listen.iter().map(|address| quoted(&address.to_string())).collect();
+        writeln!(f, "listen: [{}]", listen.join(", "))?;
+        writeln!(f, "data: {}", quoted(&data.display().to_string()))?;
+        writeln!(f, "max_upload: {}", show_size(uploads.bytes_max))?;
+        writeln!(f, "submit_timeout: {}", show_duration(dispatch.submit_timeout))?;
+        writeln!(f, "status_timeout: {}", show_duration(dispatch.status_timeout))?;
+        writeln!(f, "worker_lost_after: {}", show_duration(dispatch.worker_lost_after))?;
+        writeln!(f, "history:")?;
+        writeln!(f, "  keep: {}", show_duration(history.keep))?;
+        writeln!(f, "  max_log_bytes: {}", show_size(history.log_bytes_max))?;
+        writeln!(f, "health:")?;
+        writeln!(f, "  interval: {}", show_duration(health.interval))?;
+        writeln!(f, "  timeout: {}", show_duration(health.timeout))?;
+        writeln!(f, "uploads:")?;
+        writeln!(f, "  timeout: {}", show_duration(uploads.timeout))?;
+        writeln!(f, "  idle_timeout: {}", show_duration(uploads.idle_timeout))?;
+        writeln!(f, "server:")?;
+        writeln!(f, "  threads: {}", server.threads)?;
+        writeln!(f, "  shutdown_timeout: {}", show_duration(server.shutdown_timeout))?;
+        writeln!(f, "log: {}", quoted(&log.to_string().to_lowercase()))?;
+        writeln!(f, "workers:")?;
+        workers.workers().iter().try_for_each(|worker| show_worker(f, worker))
+    }
+}
+
+fn show_worker(f: &mut fmt::Formatter<'_>, worker: &WorkerSpec) -> fmt::Result {
+    let WorkerSpec { key, endpoint, max_concurrent_jobs, labels } = worker;
+    writeln!(f, "  - worker_id: {}", quoted(&key.to_string()))?;
+    writeln!(f, "    endpoint: {}", quoted(&endpoint.to_string()))?;
+    if let Some(jobs) = max_concurrent_jobs {
+        writeln!(f, "    max_concurrent_jobs: {jobs}")?;
+    }
+    if !labels.is_empty() {
+        let labels: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{}: {}", quoted(name), quoted(value))).collect();
+        writeln!(f, "    labels: {{{}}}", labels.join(", "))?;
+    }
+    Ok(())
+}
+
+/// Every JSON string is a YAML string.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
