@@ -1,1 +1,5 @@
 //! Coordinator for a private pool of trusted, sandboxed workers.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod worker;

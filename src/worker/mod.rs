@@ -1,0 +1,3 @@
+//! Who a worker is.
+
+pub mod identity;
