@@ -56,10 +56,10 @@ pub struct Swept {
 impl Spool {
     /// Opens the spool, and makes its directories (mode 0700) where they are missing.
     pub fn open(dir: impl Into<PathBuf>) -> io::Result<Self> {
-        let dir = dir.into();
+        let dir = std::path::absolute(dir.into())?;
         DirBuilder::new().mode(0o700).recursive(true).create(dir.join(INCOMING))?;
         sync_directory(&dir)?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if let Some(parent) = dir.parent() {
             sync_directory(parent)?;
         }
         Ok(Self { dir: dir.into() })

@@ -3,6 +3,7 @@
 mod directory;
 mod recorded;
 mod refusals;
+mod speed;
 mod upload;
 
 use std::io;

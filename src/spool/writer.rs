@@ -1,11 +1,12 @@
 //! A payload while it comes in: in memory as long as it is small, then in a file.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use tempfile::NamedTempFile;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::{Spool, sync_directory};
 use crate::job::JobId;
@@ -25,16 +26,29 @@ pub struct SpoolWriter {
     /// What is not yet on its way to the file.
     buffer: Vec<u8>,
     bytes: u64,
-    file: Option<Writing>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// All of it is in the buffer.
+    Memory,
+    /// The rest is in a file, or on its way there.
+    File(Writing),
+    /// A write failed: there is no payload any more.
+    Lost,
 }
 
 /// The write under way. Its result owns the file, which is removed with whatever drops it first: the writer, this task, or the
 /// runtime that never came to run it.
-type Writing = JoinHandle<io::Result<(NamedTempFile, Vec<u8>)>>;
+type Writing = JoinHandle<io::Result<Written>>;
+
+/// A file, and a buffer to be used again.
+type Written = (NamedTempFile, Vec<u8>);
 
 impl SpoolWriter {
     pub(super) fn new(spool: Spool) -> Self {
-        Self { spool, buffer: Vec::new(), bytes: 0, file: None }
+        Self { spool, buffer: Vec::new(), bytes: 0, place: Place::Memory }
     }
 
     /// Bytes taken so far.
@@ -42,7 +56,7 @@ impl SpoolWriter {
         self.bytes
     }
 
-    /// Takes bytes. Waits only when the disk is slower than the source. After an error the writer is of no more use.
+    /// Takes bytes. Waits only when the disk is slower than the source. An error is told by this call or a later one.
     pub async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         self.bytes += bytes.len() as u64;
         while !bytes.is_empty() {
@@ -58,17 +72,13 @@ impl SpoolWriter {
 
     /// Sends the full buffer on its way, once the one before it has arrived.
     async fn flush(&mut self) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(writing) => Some(written(writing.await)?),
-            None => None,
-        };
-        let incoming = self.spool.incoming();
-        let (file, spare) = match file {
+        let (file, spare) = match self.settle().await? {
             Some((file, spare)) => (Some(file), spare),
             None => (None, Vec::with_capacity(BUFFER_BYTES)),
         };
         let full = std::mem::replace(&mut self.buffer, spare);
-        self.file = Some(spawn_blocking(move || append(file, &incoming, full)));
+        let incoming = self.spool.incoming();
+        self.place = Place::File(spawn_blocking(move || append(file, &incoming, full)));
         Ok(())
     }
 
@@ -76,27 +86,46 @@ impl SpoolWriter {
     ///
     /// To be awaited to its end: dropped halfway it may leave the file, an orphan until the next sweep.
     pub async fn finish(mut self, job: &JobId) -> io::Result<Payload> {
+        let file = self.settle().await?.map(|(file, _)| file);
         let rest = std::mem::take(&mut self.buffer);
-        if self.bytes <= INLINE_BYTES_MAX as u64 {
+        if file.is_none() && rest.len() <= INLINE_BYTES_MAX {
             return Ok(Payload::Inline(Bytes::from(rest)));
         }
-        let file = match self.file.take() {
-            Some(writing) => Some(written(writing.await)?.0),
-            None => None,
+        let (spool, target) = (self.spool.clone(), self.spool.path(job));
+        let last = move || {
+            let (file, _) = append(file, &spool.incoming(), rest)?;
+            persist(file, &target, &spool.dir)
         };
-        let (incoming, target, dir) = (self.spool.incoming(), self.spool.path(job), self.spool.dir.clone());
-        let place = move || append(file, &incoming, rest).and_then(|(file, _)| persist(file, target, &dir));
-        written(spawn_blocking(place).await)?;
+        outcome(spawn_blocking(last).await)?;
         Ok(Payload::Spooled { bytes: self.bytes })
+    }
+
+    /// Waits for the write under way and takes the file, if there is one. Until it is put back the payload counts as lost, so
+    /// that no later write begins another file. To stop waiting is safe.
+    async fn settle(&mut self) -> io::Result<Option<Written>> {
+        let written = match &mut self.place {
+            Place::Memory => return Ok(None),
+            Place::File(writing) => writing.await,
+            Place::Lost => return Err(io::Error::other("an earlier write of this payload failed")),
+        };
+        self.place = Place::Lost;
+        outcome(written).map(Some)
+    }
+}
+
+impl Drop for SpoolWriter {
+    /// Freeing a large file takes the file system a tenth of a second: not the time of the thread that serves connections.
+    fn drop(&mut self) {
+        if let (Place::File(writing), Ok(runtime)) =
+            (std::mem::replace(&mut self.place, Place::Lost), Handle::try_current())
+        {
+            runtime.spawn_blocking(move || drop(writing));
+        }
     }
 }
 
 /// Writes to the file, which is made if there is none, and gives back the emptied buffer.
-fn append(
-    file: Option<NamedTempFile>,
-    incoming: &Path,
-    mut buffer: Vec<u8>,
-) -> io::Result<(NamedTempFile, Vec<u8>)> {
+fn append(file: Option<NamedTempFile>, incoming: &Path, mut buffer: Vec<u8>) -> io::Result<Written> {
     let mut file = match file {
         Some(file) => file,
         None => NamedTempFile::new_in(incoming)?,
@@ -107,16 +136,16 @@ fn append(
 }
 
 /// Content first, then the name: a file that bears a job's name is whole.
-fn persist(file: NamedTempFile, target: PathBuf, dir: &Path) -> io::Result<()> {
+fn persist(file: NamedTempFile, target: &Path, dir: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
-    file.persist(&target)?;
+    file.persist(target)?;
     sync_directory(dir).inspect_err(|_| {
         // The name may or may not survive a crash, so nobody may rely on it. If it stays, a sweep finds it.
-        let _ = std::fs::remove_file(&target);
+        let _ = std::fs::remove_file(target);
     })
 }
 
 /// A task fails only when it panics or when the runtime is shut down.
-fn written<T>(outcome: Result<io::Result<T>, tokio::task::JoinError>) -> io::Result<T> {
-    outcome.unwrap_or_else(|cause| Err(io::Error::other(cause)))
+fn outcome<T>(joined: Result<io::Result<T>, JoinError>) -> io::Result<T> {
+    joined.unwrap_or_else(|cause| Err(io::Error::other(cause)))
 }

@@ -71,3 +71,17 @@ fn a_sweep_removes_what_a_crash_left_and_nothing_else() {
     assert!(spool.path(&job(1)).exists() && !spool.path(&job(2)).exists());
     assert!(spool.dir.join("README").exists());
 }
+
+#[test]
+fn after_a_failed_write_there_is_no_payload() {
+    let (_dir, spool) = spool();
+    std::fs::remove_dir(spool.incoming()).unwrap();
+    block_on(async {
+        let mut writer = spool.begin();
+        let failed = writer.write(&vec![7; 10 << 20]).await.unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::NotFound);
+        writer.write(&vec![7; 10 << 20]).await.unwrap_err();
+        writer.finish(&job(1)).await.unwrap_err();
+    });
+    assert!(!spool.path(&job(1)).exists());
+}
