@@ -23,6 +23,18 @@ async fn a_body_cut_anywhere_is_the_same_upload() {
 }
 
 #[tokio::test]
+async fn an_upload_may_be_parsed_by_any_thread() {
+    let (_dir, spool) = spool();
+    let parsed = tokio::spawn(async move {
+        let source = body(&[file("main.py", b"x"), manifest("{}")]);
+        let source = stream::iter([Ok::<_, io::Error>(Bytes::from(source))]);
+        let upload = parse_upload(source, &encode::content_type(BOUNDARY), &LIMITS, &spool).await.unwrap();
+        upload.into_work(&job(1)).await.unwrap()
+    });
+    assert!(matches!(parsed.await.unwrap().payload, Payload::Inline(_)));
+}
+
+#[tokio::test]
 async fn preamble_epilogue_and_unknown_fields_change_nothing() {
     let (_dir, spool) = spool();
     let parts = [file("main.py", b"x"), manifest("{}")];
