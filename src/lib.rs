@@ -13,9 +13,8 @@
 //! - [`worker`]: who a worker is.
 //! - [`upstream`]: how the pool speaks to a worker.
 //! - [`retention`]: forgets jobs that ended long ago.
-//! - [`runner`]: the worker's side.
 //! - [`server`]: puts the parts together, starts and stops them.
-//! - [`config`], [`cli`], [`client`]: the file, the command line, and a client of the pool's own API.
+//! - [`config`]: what the operator decided.
 //! - [`time`], [`activity`], [`reconcile`]: points in time, counts of what is under way, and what is done again and again.
 #![forbid(unsafe_code)]
 

@@ -29,8 +29,7 @@ impl Reconciler for Retention {
 
     async fn run_once(&self, now: Timestamp) -> Result<Option<String>, String> {
         let before = now.minus(self.keep);
-        let forgotten =
-            self.store.forget_finished(before, BATCH).await.map_err(|error| error.to_string())?;
+        let forgotten = self.store.forget_finished(before, BATCH).await.map_err(|error| error.to_string())?;
         self.queue.forgot(forgotten);
         Ok((forgotten > 0).then(|| format!("forgot {forgotten} jobs that ended before {before:?}")))
     }

@@ -237,7 +237,9 @@ mod tests {
         assert_eq!(refusal(get("/status/job_1_1")), ProblemCode::JobNotFound);
         assert_eq!(refusal(get("/submit")), ProblemCode::MethodNotAllowed);
         assert_eq!(refusal(Route::of(&Method::DELETE, "/pool")), ProblemCode::MethodNotAllowed);
-        for path in ["..", "a/../b", "a//b", "%2e%2e/x", "a/%2E%2e", "a%00b", "a%0d%0ab", "a%zz", "a%2", "./a", "a/."] {
+        for path in
+            ["..", "a/../b", "a//b", "%2e%2e/x", "a/%2E%2e", "a%00b", "a%0d%0ab", "a%zz", "a%2", "./a", "a/."]
+        {
             assert_eq!(refusal(get(&format!("/outputs/{JOB}/{path}"))), ProblemCode::BadRequest, "{path}");
         }
     }

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::Dispatcher;
@@ -150,7 +152,9 @@ impl Dispatcher {
         let (mut poll, mut lost) = (POLL_FIRST, Lost::default());
         loop {
             let Some(contact) = self.contact(attempt) else {
-                return self.lost(job, format!("worker {} is no longer in the allowlist", attempt.worker)).await;
+                return self
+                    .lost(job, format!("worker {} is no longer in the allowlist", attempt.worker))
+                    .await;
             };
             match self.ask_status(&contact, remote, Patience::Until(LONG_POLL)).await {
                 Answer::Known(RemoteStatus { stage, json }) => {
@@ -166,14 +170,18 @@ impl Dispatcher {
                     }
                 }
                 Answer::Gone => {
-                    return self.lost(job, format!("worker {} no longer knows the job", attempt.worker)).await;
+                    return self
+                        .lost(job, format!("worker {} no longer knows the job", attempt.worker))
+                        .await;
                 }
                 // It runs a job. That is what it is for.
                 Answer::Silent => {}
                 Answer::Failed { reason } => {
                     self.pool.suspect(attempt.worker, reason.clone());
                     if lost.since() > self.config.worker_lost_after {
-                        return self.lost(job, format!("worker {} cannot be reached: {reason}", attempt.worker)).await;
+                        return self
+                            .lost(job, format!("worker {} cannot be reached: {reason}", attempt.worker))
+                            .await;
                     }
                     lost.pause().await;
                 }
@@ -230,23 +238,28 @@ impl Dispatcher {
         self.step_with(job, JobEvent::Collected, Some(results)).await
     }
 
-    async fn fetch_results(&self, job: &LiveJob, attempt: &Attempt, remote: &RemoteId) -> Results {
-        let mut results = Results { worker_status: job.worker_status().map(|json| json.to_string()), ..Results::default() };
+    async fn fetch_results<'a>(&'a self, job: &LiveJob, attempt: &Attempt, remote: &'a RemoteId) -> Results {
+        let mut results =
+            Results { worker_status: job.worker_status().map(|json| json.to_string()), ..Results::default() };
         if results.worker_status.is_none() {
-            let status = self
-                .fetch(attempt, async |contact| self.upstream.status(contact, remote, Patience::Now).await)
-                .await;
+            let ask = |at| async move { self.upstream.status(&at, remote, Patience::Now).await }.boxed();
+            let status = self.fetch(attempt, ask).await;
             results.worker_status = status.map(|status| status.json.to_string());
         }
         let log_bytes_max = self.config.log_bytes_max;
-        results.logs =
-            self.fetch(attempt, async |contact| self.upstream.logs(contact, remote, log_bytes_max).await).await;
-        results.listing = self.fetch(attempt, async |contact| self.upstream.listing(contact, remote).await).await;
+        let ask = |at| async move { self.upstream.logs(&at, remote, log_bytes_max).await }.boxed();
+        results.logs = self.fetch(attempt, ask).await;
+        let ask = |at| async move { self.upstream.listing(&at, remote).await }.boxed();
+        results.listing = self.fetch(attempt, ask).await;
         results
     }
 
     /// Asks until the worker answers, says that it does not know, or has been out of reach for too long.
-    async fn fetch<T>(&self, attempt: &Attempt, ask: impl AsyncFn(&Contact) -> Answer<T>) -> Option<T> {
+    async fn fetch<'a, T>(
+        &'a self,
+        attempt: &Attempt,
+        ask: impl Fn(Contact) -> BoxFuture<'a, Answer<T>>,
+    ) -> Option<T> {
         let mut lost = Lost::default();
         loop {
             let contact = self.contact(attempt)?;
@@ -254,7 +267,7 @@ impl Dispatcher {
                 Some(gate) => Some(gate.enter().await),
                 None => None,
             };
-            let answer = ask(&contact).await;
+            let answer = ask(contact).await;
             drop(turn);
             match answer {
                 Answer::Known(value) => return Some(value),
@@ -278,7 +291,9 @@ impl Dispatcher {
             JobState::Assigned { .. } => self.step(job, JobEvent::NotTaken).await,
             JobState::Unknown { .. } => self.step(job, JobEvent::GivenUp).await,
             JobState::Running { .. } => self.lost(job, reason.to_owned()).await,
-            JobState::Collecting { .. } => self.step_with(job, JobEvent::Collected, Some(Results::default())).await,
+            JobState::Collecting { .. } => {
+                self.step_with(job, JobEvent::Collected, Some(Results::default())).await
+            }
         };
     }
 }

@@ -6,8 +6,8 @@
 mod ambiguous;
 mod attempt;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -155,4 +155,3 @@ impl Dispatcher {
         }
     }
 }
-

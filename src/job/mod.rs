@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 pub use manifest::Manifest;
 pub use outcome::{Failure, FailureCode, Outcome, Verdict};
-pub use state::{Attempt, InvalidTransition, JobEvent, JobState, Place, PoolStatus, Refusal, RemoteId, apply};
+pub use state::{
+    Attempt, Elsewhere, InvalidTransition, JobEvent, JobState, Place, PoolStatus, Refusal, RemoteId, apply,
+};
 
 /// A job's name in the pool: `pool-` and 24 lower-case hexadecimal digits (96 random bits, so that
 /// an id cannot be guessed).
@@ -141,7 +143,9 @@ mod tests {
         let id = JobId::from_random([0xab; 12]);
         assert_eq!(id.as_str(), "pool-abababababababababababab");
         assert_eq!(id.as_str().parse(), Ok(id));
-        for wrong in ["", "pool-", "pool-abc", "job_1_1", "pool-ABABABABABABABABABABABAB", "pool-../../../etc/passwd"] {
+        for wrong in
+            ["", "pool-", "pool-abc", "job_1_1", "pool-ABABABABABABABABABABABAB", "pool-../../../etc/passwd"]
+        {
             assert_eq!(wrong.parse::<JobId>(), Err(InvalidJobId), "{wrong}");
         }
     }

@@ -120,9 +120,10 @@ pub fn apply(state: JobState, event: JobEvent, now: Timestamp) -> Result<JobStat
         (Assigned { attempt, refusal }, JobEvent::NotTaken) => {
             Queued { attempts: attempt.number - 1, refusal }
         }
-        (Assigned { attempt, refusal: None }, JobEvent::Refused { message, elsewhere: Elsewhere::Possible }) => {
-            Queued { attempts: attempt.number, refusal: Some(Refusal { worker: attempt.worker, message }) }
-        }
+        (
+            Assigned { attempt, refusal: None },
+            JobEvent::Refused { message, elsewhere: Elsewhere::Possible },
+        ) => Queued { attempts: attempt.number, refusal: Some(Refusal { worker: attempt.worker, message }) },
         // The second worker agrees with the first, or there is no second.
         (Assigned { attempt, .. }, JobEvent::Refused { message, .. }) => {
             finished(attempt, None, Outcome::failed(FailureCode::Rejected, message), now)
@@ -140,9 +141,7 @@ pub fn apply(state: JobState, event: JobEvent, now: Timestamp) -> Result<JobStat
             );
             finished(attempt, None, Outcome::failed(FailureCode::OutcomeUnknown, message), now)
         }
-        (Running { attempt, remote }, JobEvent::Ended { verdict }) => {
-            Collecting { attempt, remote, verdict }
-        }
+        (Running { attempt, remote }, JobEvent::Ended { verdict }) => Collecting { attempt, remote, verdict },
         (Running { attempt, remote }, JobEvent::Lost { reason }) => {
             finished(attempt, Some(remote), Outcome::failed(FailureCode::WorkerLost, reason), now)
         }
@@ -151,7 +150,12 @@ pub fn apply(state: JobState, event: JobEvent, now: Timestamp) -> Result<JobStat
         }
         // Spelled out, so that a new state or event is a question here and not a silent refusal.
         (
-            state @ (Queued { .. } | Assigned { .. } | Unknown { .. } | Running { .. } | Collecting { .. } | Finished { .. }),
+            state @ (Queued { .. }
+            | Assigned { .. }
+            | Unknown { .. }
+            | Running { .. }
+            | Collecting { .. }
+            | Finished { .. }),
             event,
         ) => return Err(InvalidTransition { state, event }),
     })
@@ -245,8 +249,12 @@ impl fmt::Display for JobState {
             Self::Queued { .. } => f.write_str("queued"),
             Self::Assigned { attempt, .. } => write!(f, "assigned to worker {}", attempt.worker),
             Self::Unknown { attempt, .. } => write!(f, "perhaps running on worker {}", attempt.worker),
-            Self::Running { attempt, remote } => write!(f, "running on worker {} as {remote}", attempt.worker),
-            Self::Collecting { attempt, .. } => write!(f, "over on worker {}, its results being fetched", attempt.worker),
+            Self::Running { attempt, remote } => {
+                write!(f, "running on worker {} as {remote}", attempt.worker)
+            }
+            Self::Collecting { attempt, .. } => {
+                write!(f, "over on worker {}, its results being fetched", attempt.worker)
+            }
             Self::Finished { outcome, .. } => outcome.fmt(f),
         }
     }

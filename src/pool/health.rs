@@ -24,9 +24,15 @@ pub enum Identity {
 pub enum Standing {
     /// Not asked yet since the pool started.
     Unchecked,
-    Healthy { identity: Identity, dialect: Dialect, capacity: Option<u32> },
+    Healthy {
+        identity: Identity,
+        dialect: Dialect,
+        capacity: Option<u32>,
+    },
     /// It cannot be given a job, and why.
-    Down { reason: String },
+    Down {
+        reason: String,
+    },
 }
 
 /// A worker's health as seen so far.

@@ -254,7 +254,13 @@ impl Pool {
     }
 
     /// Gives a worker no job for a while, as it asked.
-    pub fn throttle(&self, worker: WorkerKey, asked: Option<Duration>, jitter: f64, now: Timestamp) -> Duration {
+    pub fn throttle(
+        &self,
+        worker: WorkerKey,
+        asked: Option<Duration>,
+        jitter: f64,
+        now: Timestamp,
+    ) -> Duration {
         let pause = self.change(worker, |member| {
             let doubled = member.throttle.map_or(THROTTLE_FIRST, |last| (last.pause * 2).min(THROTTLE_MAX));
             let pause = asked.unwrap_or(doubled).mul_f64(1.0 + 0.1 * jitter);
@@ -284,7 +290,12 @@ impl Pool {
     }
 
     /// The pause until a worker's next check, and the bell that cuts it short.
-    fn next_check(&self, worker: WorkerKey, interval: Duration, jitter: f64) -> Option<(Duration, Arc<Notify>)> {
+    fn next_check(
+        &self,
+        worker: WorkerKey,
+        interval: Duration,
+        jitter: f64,
+    ) -> Option<(Duration, Arc<Notify>)> {
         let state = self.shared.lock();
         let member = state.workers.get(&worker)?;
         Some((member.health.next_check_after(interval, jitter), Arc::clone(&member.check)))

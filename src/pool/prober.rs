@@ -130,4 +130,3 @@ impl HealthCheck for IdentityCheck {
         1
     }
 }
-

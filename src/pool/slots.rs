@@ -48,7 +48,12 @@ impl Load {
 impl Slots {
     /// Sets how much a worker takes and whether it takes jobs; a new worker begins with no active jobs.
     pub fn set(&mut self, key: WorkerKey, limit: u32, admission: Admission) {
-        self.loads.entry(key).or_insert(Load { active: 0, limit, last_turn: 0, admission: Admission::Closed });
+        self.loads.entry(key).or_insert(Load {
+            active: 0,
+            limit,
+            last_turn: 0,
+            admission: Admission::Closed,
+        });
         self.change(key, |load| {
             load.limit = limit;
             load.admission = admission;
@@ -76,7 +81,8 @@ impl Slots {
     /// Gives a slot back.
     pub fn release(&mut self, key: WorkerKey) {
         self.change(key, |load| {
-            load.active = load.active.checked_sub(1).expect("a slot is released once by the guard that took it");
+            load.active =
+                load.active.checked_sub(1).expect("a slot is released once by the guard that took it");
         });
     }
 

@@ -62,7 +62,9 @@ impl Front {
             send_file(session, &mut gzip, file).await?;
             next = match names.next() {
                 None => None,
-                Some(name) => Some(self.open_file(&place, name).await.map_err(|problem| broken_off(&problem))?),
+                Some(name) => {
+                    Some(self.open_file(&place, name).await.map_err(|problem| broken_off(&problem))?)
+                }
             };
         }
         // A tar archive ends with two empty blocks.
@@ -73,9 +75,10 @@ impl Front {
 
     async fn archive_contents(&self, id: &JobId) -> std::result::Result<(Place, Vec<String>), Problem> {
         match self.asked(id).await? {
-            Asked::Live(_) => {
-                Err(Problem::new(ProblemCode::NotFinished, "the job has not ended; its outputs are not complete"))
-            }
+            Asked::Live(_) => Err(Problem::new(
+                ProblemCode::NotFinished,
+                "the job has not ended; its outputs are not complete",
+            )),
             Asked::Finished(row) => {
                 let place = row.state.place().ok_or_else(not_dispatched)?;
                 let listing = self.kept_listing(id).await?.unwrap_or_default();
@@ -100,7 +103,10 @@ impl Front {
                 }
             };
             let Some(size) = stated_length(&head) else {
-                return Err(Problem::new(ProblemCode::WorkerError, "the worker does not say how long the file is"));
+                return Err(Problem::new(
+                    ProblemCode::WorkerError,
+                    "the worker does not say how long the file is",
+                ));
             };
             match passage.admit(&mut head) {
                 Ok(Admitted::Yes) => return Ok(OpenFile { connection, name, size }),
@@ -108,7 +114,10 @@ impl Front {
                 Ok(Admitted::No(problem)) => return Err(problem),
                 Err(error) => {
                     log::error!("an answer could not be read: {error}");
-                    return Err(Problem::new(ProblemCode::Internal, "the pool could not handle the worker's answer"));
+                    return Err(Problem::new(
+                        ProblemCode::Internal,
+                        "the pool could not handle the worker's answer",
+                    ));
                 }
             }
         }

@@ -30,12 +30,16 @@ impl Front {
         let reason = match store {
             Err(reason) => Some(reason),
             Ok(()) if self.drain.is_stopping() => Some("the pool is shutting down".to_owned()),
-            Ok(()) if !self.prober.has_looked_around() => Some("the workers have not been asked yet".to_owned()),
+            Ok(()) if !self.prober.has_looked_around() => {
+                Some("the workers have not been asked yet".to_owned())
+            }
             Ok(()) => None,
         };
         let (status, body) = match reason {
             None => (StatusCode::OK, json!({ "status": "ready" })),
-            Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "not ready", "reason": reason })),
+            Some(reason) => {
+                (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "not ready", "reason": reason }))
+            }
         };
         respond::json(session, status, &body).await
     }

@@ -158,7 +158,11 @@ impl Front {
         }
     }
 
-    async fn stream_passage(&self, session: &Session, id: &JobId) -> std::result::Result<StreamPassage, Problem> {
+    async fn stream_passage(
+        &self,
+        session: &Session,
+        id: &JobId,
+    ) -> std::result::Result<StreamPassage, Problem> {
         if !session.is_upgrade_req() {
             let message = "this is a WebSocket; the whole log is at /logs/{job}";
             return Err(Problem::new(ProblemCode::BadRequest, message).in_field("Upgrade"));
@@ -207,8 +211,9 @@ fn page_query(query: &str) -> std::result::Result<(JobFilter, usize), Problem> {
             "status" => {
                 let status = PoolStatus::ALL.into_iter().find(|status| status.as_str() == value);
                 let known: Vec<_> = PoolStatus::ALL.iter().map(|status| status.as_str()).collect();
-                filter.status =
-                    Some(status.ok_or_else(|| wrong(name, format!("no status is called {value:?}: {}", known.join(", "))))?);
+                filter.status = Some(status.ok_or_else(|| {
+                    wrong(name, format!("no status is called {value:?}: {}", known.join(", ")))
+                })?);
             }
             "worker" => {
                 let key = value.replace("%2B", "+").replace("%2F", "/").replace("%3D", "=");
@@ -249,7 +254,9 @@ pub(super) fn not_dispatched() -> Problem {
 
 pub(super) fn store_problem(error: &StoreError) -> Problem {
     match error {
-        StoreError::Full => Problem::new(ProblemCode::StorageFull, "the pool's disk is full; nothing was taken in"),
+        StoreError::Full => {
+            Problem::new(ProblemCode::StorageFull, "the pool's disk is full; nothing was taken in")
+        }
         StoreError::Broken(cause) => {
             log::error!("the store failed: {cause}");
             Problem::new(ProblemCode::Internal, "the pool's store failed")

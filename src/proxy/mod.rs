@@ -171,13 +171,18 @@ impl ProxyHttp for Front {
         match ctx.passage.as_mut().ok_or_else(no_passage)?.admit(head)? {
             passage::Admitted::Yes => Ok(()),
             passage::Admitted::TryAgain => {
-                let mut error = Error::explain(ErrorType::Custom("elsewhere"), "the worker serves files at another path");
+                let mut error =
+                    Error::explain(ErrorType::Custom("elsewhere"), "the worker serves files at another path");
                 error.set_retry(true);
                 Err(error.into_up())
             }
             passage::Admitted::No(problem) => {
                 ctx.problem = Some(problem);
-                Err(Error::explain(ErrorType::Custom("not passed on"), "the worker's answer is not passed on").into_up())
+                Err(Error::explain(
+                    ErrorType::Custom("not passed on"),
+                    "the worker's answer is not passed on",
+                )
+                .into_up())
             }
         }
     }
@@ -217,7 +222,8 @@ impl ProxyHttp for Front {
             }
             (_, None) => {
                 log::error!("a request failed: {error}");
-                answer(session, &Problem::new(ProblemCode::Internal, "the pool could not handle the request")).await
+                answer(session, &Problem::new(ProblemCode::Internal, "the pool could not handle the request"))
+                    .await
             }
         };
         match answered {

@@ -7,7 +7,9 @@ use pingora_proxy::Session;
 use serde_json::Value;
 
 use super::jobs::{Asked, not_dispatched, store_problem};
-use super::passage::{Admitted, FileAt, Listed, OutputPassage, Passage, listing_or_error, unreachable_problem};
+use super::passage::{
+    Admitted, FileAt, Listed, OutputPassage, Passage, listing_or_error, unreachable_problem,
+};
 use super::{Ctx, Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, bodies};
 use crate::job::{JobId, Place};
@@ -78,7 +80,9 @@ impl Front {
         path: OutputPath,
     ) -> std::result::Result<OutputPassage, Problem> {
         if !session.as_mut().is_body_empty() {
-            return Err(Problem::new(ProblemCode::BadRequest, "a request for a file has no body").in_field("body"));
+            return Err(
+                Problem::new(ProblemCode::BadRequest, "a request for a file has no body").in_field("body")
+            );
         }
         let (place, listed) = match self.asked(id).await? {
             Asked::Live(job) => (job.state().place(), Listed::Unknown),
@@ -131,7 +135,8 @@ fn listed(listing: Option<&str>, path: &OutputPath) -> Listed {
     match listing {
         None => Listed::Unknown,
         Some(listing) => {
-            let named = bodies::listed_files(listing).iter().any(|(name, _)| name.as_bytes() == path.as_bytes());
+            let named =
+                bodies::listed_files(listing).iter().any(|(name, _)| name.as_bytes() == path.as_bytes());
             if named { Listed::Yes } else { Listed::No }
         }
     }

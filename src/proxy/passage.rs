@@ -173,7 +173,10 @@ impl Passage {
         let Self::Status(status) = self else { return Ok(()) };
         if let Some(chunk) = body.take() {
             if status.body.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Error::e_explain(ErrorType::Custom("status too long"), "the worker's status has no end");
+                return Error::e_explain(
+                    ErrorType::Custom("status too long"),
+                    "the worker's status has no end",
+                );
             }
             status.body.extend_from_slice(&chunk);
         }
@@ -194,10 +197,16 @@ impl Passage {
         };
         let connects = matches!(
             error.etype(),
-            ErrorType::ConnectTimedout | ErrorType::ConnectRefused | ErrorType::ConnectNoRoute | ErrorType::ConnectError
+            ErrorType::ConnectTimedout
+                | ErrorType::ConnectRefused
+                | ErrorType::ConnectNoRoute
+                | ErrorType::ConnectError
         );
         if connects {
-            pool.suspect(to.contact.spec.key, format!("a client's request did not reach it: {}", error.etype().as_str()));
+            pool.suspect(
+                to.contact.spec.key,
+                format!("a client's request did not reach it: {}", error.etype().as_str()),
+            );
         }
     }
 
@@ -220,7 +229,12 @@ pub fn unreachable_problem() -> Problem {
     )
 }
 
-fn copy(client: &RequestHeader, head: &mut RequestHeader, name: HeaderName, title: &'static str) -> Result<()> {
+fn copy(
+    client: &RequestHeader,
+    head: &mut RequestHeader,
+    name: HeaderName,
+    title: &'static str,
+) -> Result<()> {
     match client.headers.get(&name) {
         // A sandrun worker breaks on a header without a value.
         Some(value) if !value.is_empty() => head.insert_header(title, value.clone()),
@@ -283,7 +297,9 @@ impl OutputPassage {
     pub fn admit(&mut self, head: &mut ResponseHeader) -> Result<Admitted> {
         match head.status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => self.admit_file(head),
-            StatusCode::NOT_MODIFIED | StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PRECONDITION_FAILED => {
+            StatusCode::NOT_MODIFIED
+            | StatusCode::RANGE_NOT_SATISFIABLE
+            | StatusCode::PRECONDITION_FAILED => {
                 self.set_headers(head)?;
                 Ok(Admitted::Yes)
             }
@@ -297,7 +313,8 @@ impl OutputPassage {
 
     fn admit_file(&self, head: &mut ResponseHeader) -> Result<Admitted> {
         if let Some(other) = self.another_file(head) {
-            let message = format!("the worker answered with another file, {other:?}: it cannot serve this name");
+            let message =
+                format!("the worker answered with another file, {other:?}: it cannot serve this name");
             return Ok(Admitted::No(Problem::new(ProblemCode::WorkerError, message)));
         }
         self.set_headers(head)?;
@@ -369,7 +386,12 @@ pub fn content_disposition(path: &OutputPath) -> String {
 }
 
 /// `GET /outputs/{job}` of a job in the pool's words, from a worker's listing.
-pub fn listing_or_error(job: &crate::job::JobId, status: &str, listing: &str) -> Result<serde_json::Value, Problem> {
-    bodies::listing(job, status, listing)
-        .ok_or_else(|| Problem::new(ProblemCode::WorkerError, "the worker's listing of the outputs makes no sense"))
+pub fn listing_or_error(
+    job: &crate::job::JobId,
+    status: &str,
+    listing: &str,
+) -> Result<serde_json::Value, Problem> {
+    bodies::listing(job, status, listing).ok_or_else(|| {
+        Problem::new(ProblemCode::WorkerError, "the worker's listing of the outputs makes no sense")
+    })
 }

@@ -68,7 +68,10 @@ impl Front {
     /// What must be right before a byte of the body is read.
     fn submit_head(&self, session: &Session) -> std::result::Result<SubmitHead, Problem> {
         if self.drain.is_stopping() {
-            return Err(Problem::new(ProblemCode::ShuttingDown, "the pool is shutting down and takes no more jobs"));
+            return Err(Problem::new(
+                ProblemCode::ShuttingDown,
+                "the pool is shutting down and takes no more jobs",
+            ));
         }
         let head = session.req_header();
         let text = |name: &HeaderName| match head.headers.get(name).map(|value| value.to_str()) {
@@ -83,23 +86,29 @@ impl Front {
             return Err(too_large("body", limit));
         }
         let content_type = text(&header::CONTENT_TYPE)?.ok_or_else(|| bad("Content-Type", NOT_MULTIPART))?;
-        let priority = text(&PRIORITY)?.map(|text| text.parse()).transpose();
-        let priority = priority.map_err(|error| bad("Priority", &error.to_string()))?;
+        let priority = text(&PRIORITY)?.map(|text| text.parse::<Priority>()).transpose();
+        let priority = priority.map_err(|error| bad("Priority", &format!("is not known: {error}")))?;
         let idempotency_key = text(&IDEMPOTENCY_KEY)?;
-        if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
+        if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX)
+        {
             return Err(bad("Idempotency-Key", "is 1 to 255 bytes long"));
         }
         Ok(SubmitHead { content_type, priority, idempotency_key })
     }
 
     /// Makes an upload durable, payload first: a row never names a payload that is not there.
-    async fn enqueue(&self, head: SubmitHead, upload: Upload) -> std::result::Result<(JobRow, &'static str), Problem> {
+    async fn enqueue(
+        &self,
+        head: SubmitHead,
+        upload: Upload,
+    ) -> std::result::Result<(JobRow, &'static str), Problem> {
         let now = self.clock.now();
         let id = JobId::from_random(rand::random());
         let priority = same("priority", head.priority, upload.priority)?.unwrap_or_default();
         let key = same("Idempotency-Key", head.idempotency_key, upload.idempotency_key.clone())?;
         let idempotency = key.map(|key| Idempotency { key, valid_since: now.minus(IDEMPOTENCY_WINDOW) });
-        let work = upload.into_work(&id).await.map_err(|error| problem_of(UploadError::<BodyError>::from(error)))?;
+        let work =
+            upload.into_work(&id).await.map_err(|error| problem_of(UploadError::<BodyError>::from(error)))?;
         let spooled = matches!(work.payload, Payload::Spooled { .. });
         let job = NewJob { id: id.clone(), priority, submitted_at: now, work: work.into(), idempotency };
         let inserted = self.queue.submit(job).await;
@@ -125,7 +134,9 @@ impl Front {
                 Ok((row, status))
             }
             Ok(Inserted::Conflict(first)) => {
-                let message = format!("this key was used for another upload, job {first}; use a new key for new content");
+                let message = format!(
+                    "this key was used for another upload, job {first}; use a new key for new content"
+                );
                 Err(Problem::new(ProblemCode::IdempotencyConflict, message).in_field("Idempotency-Key"))
             }
             Err(error) => Err(store_problem(&error)),
@@ -195,13 +206,16 @@ fn problem_of(error: UploadError<BodyError>) -> Problem {
     match error {
         UploadError::BadRequest { field, message } => bad(&field, &message),
         UploadError::TooLarge { field, limit } => too_large(&field, limit),
-        UploadError::SpoolFull => Problem::new(ProblemCode::StorageFull, "the pool's disk is full; nothing was taken in"),
+        UploadError::SpoolFull => {
+            Problem::new(ProblemCode::StorageFull, "the pool's disk is full; nothing was taken in")
+        }
         UploadError::Spool(cause) => {
             log::error!("the spool failed: {cause}");
             Problem::new(ProblemCode::Internal, "the pool's spool failed; nothing was taken in")
         }
         UploadError::Body(BodyError::TooSlow | BodyError::Gone(_)) => {
-            Problem::new(ProblemCode::RequestTimeout, "the upload came too slowly; nothing was taken in").in_field("body")
+            Problem::new(ProblemCode::RequestTimeout, "the upload came too slowly; nothing was taken in")
+                .in_field("body")
         }
     }
 }
@@ -211,5 +225,6 @@ fn bad(field: &str, message: &str) -> Problem {
 }
 
 fn too_large(field: &str, limit: u64) -> Problem {
-    Problem::new(ProblemCode::TooLarge, format!("`{field}` is longer than the limit of {limit} bytes")).in_field(field)
+    Problem::new(ProblemCode::TooLarge, format!("`{field}` is longer than the limit of {limit} bytes"))
+        .in_field(field)
 }

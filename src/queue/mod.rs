@@ -115,7 +115,9 @@ impl std::fmt::Display for AdvanceError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Invalid(invalid) => invalid.fmt(f),
-            Self::Overtaken => write!(f, "the store holds another version of the job: is another pool using it?"),
+            Self::Overtaken => {
+                write!(f, "the store holds another version of the job: is another pool using it?")
+            }
         }
     }
 }
@@ -226,7 +228,7 @@ impl Queue {
                 let id = job.id();
                 self.shared.live.remove(&id);
                 if let Some(spool) = &self.shared.spool
-                    && let Err(error) = spool.remove(&id)
+                    && let Err(error) = spool.remove(&id).await
                 {
                     log::warn!("the payload of job {id} cannot be removed: {error}");
                 }

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use crate::job::JobId;
 
 pub use error::UploadError;
-pub use upload::{Upload, UploadLimits, parse_upload};
+pub use upload::{IDEMPOTENCY_KEY_BYTES_MAX, Upload, UploadLimits, parse_upload};
 pub use writer::{INLINE_BYTES_MAX, SpoolWriter};
 
 const INCOMING: &str = "incoming";

@@ -13,9 +13,12 @@ use reqwest::{Body, RequestBuilder, Response, StatusCode};
 use tokio_util::io::ReaderStream;
 
 use super::logs::LogScanner;
-use super::{Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Upstream, attempt_key, sandrun};
+use super::{
+    Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Upstream, attempt_key,
+    sandrun,
+};
 use crate::job::{JobId, Manifest, RemoteId};
-use crate::spool::{Spool, upload};
+use crate::spool::{Spool, encode};
 use crate::store::{Logs, Payload, Work};
 use crate::worker::{Dialect, WorkerSpec};
 
@@ -70,8 +73,8 @@ impl HttpUpstream {
 
     /// The body of a submit, and whether any of it was handed to the connection.
     async fn body(&self, job: &JobId, work: &Work) -> io::Result<(Body, u64, Arc<AtomicBool>)> {
-        let tail = upload::manifest_part(&work.boundary, &work.manifest);
-        let length = work.payload.bytes() + tail.len() as u64;
+        let tail = encode::manifest_part(&work.boundary, &work.manifest);
+        let length = encode::content_length(&work.payload, &tail);
         let tail = stream::once(async move { Ok(Bytes::from(tail)) });
         let begun = Arc::new(AtomicBool::new(false));
         let body = match &work.payload {
@@ -88,7 +91,10 @@ impl HttpUpstream {
     }
 }
 
-fn mark_begun(bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static, begun: &Arc<AtomicBool>) -> Body {
+fn mark_begun(
+    bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    begun: &Arc<AtomicBool>,
+) -> Body {
     let begun = Arc::clone(begun);
     Body::wrap_stream(bytes.inspect(move |_| begun.store(true, Ordering::Release)))
 }
@@ -97,7 +103,8 @@ fn mark_begun(bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static, beg
 impl Upstream for HttpUpstream {
     async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, String> {
         if spec.endpoint.is_tls() {
-            return Err("https endpoints need the key-pinned TLS that this version does not have; use http".to_owned());
+            return Err("https endpoints need the key-pinned TLS that this version does not have; use http"
+                .to_owned());
         }
         let response =
             self.get(spec, "/health", self.timeouts.health).send().await.map_err(|error| reason(&error))?;
@@ -117,15 +124,16 @@ impl Upstream for HttpUpstream {
         let (body, length, begun) = match self.body(job, work).await {
             Ok(body) => body,
             Err(error) => {
-                return SendOutcome::Unreachable { reason: format!("the job's payload cannot be read: {error}") };
+                return SendOutcome::Unreachable {
+                    reason: format!("the job's payload cannot be read: {error}"),
+                };
             }
         };
-        let content_type = format!("multipart/form-data; boundary={}", work.boundary);
         let sent = self
             .http
             .post(url(&to.spec, "/submit"))
             .header(CONNECTION, "close")
-            .header(CONTENT_TYPE, content_type)
+            .header(CONTENT_TYPE, encode::content_type(&work.boundary))
             .header(CONTENT_LENGTH, length)
             .header("idempotency-key", attempt_key(job, attempt))
             .timeout(self.timeouts.longest_job)
@@ -135,8 +143,11 @@ impl Upstream for HttpUpstream {
         match sent {
             Ok(response) => {
                 let status = response.status().as_u16();
-                let retry_after =
-                    response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+                let retry_after = response
+                    .headers()
+                    .get(RETRY_AFTER)
+                    .and_then(|value| value.to_str().ok())
+                    .map(str::to_owned);
                 match read_bounded(response).await {
                     Ok(body) => sandrun::submit(status, retry_after.as_deref(), &body),
                     // The status alone does not carry a job id; a refusal cut short is still a refusal.
@@ -185,10 +196,12 @@ impl Upstream for HttpUpstream {
             (Dialect::V2, Patience::Now) | (Dialect::Sandrun, _) => format!("/status/{remote}"),
         };
         match self.ask(at, &path, self.timeouts.longest_job).await {
-            Answer::Known(response) => match read_bounded(response).await.and_then(|body| sandrun::status(&body)) {
-                Ok(status) => Answer::Known(status),
-                Err(reason) => Answer::Failed { reason },
-            },
+            Answer::Known(response) => {
+                match read_bounded(response).await.and_then(|body| sandrun::status(&body)) {
+                    Ok(status) => Answer::Known(status),
+                    Err(reason) => Answer::Failed { reason },
+                }
+            }
             other => other.without_value(),
         }
     }
@@ -256,7 +269,9 @@ impl<T> Answer<T> {
 fn unfit_for_sandrun(work: &Work) -> Option<String> {
     let length = work.payload.bytes() + work.manifest.len() as u64;
     if length > SANDRUN_BODY_BYTES_MAX {
-        return Some(format!("the upload is {length} bytes long and a sandrun worker takes {SANDRUN_BODY_BYTES_MAX}"));
+        return Some(format!(
+            "the upload is {length} bytes long and a sandrun worker takes {SANDRUN_BODY_BYTES_MAX}"
+        ));
     }
     match Manifest::parse(work.manifest.as_bytes()) {
         Ok(manifest) => manifest.sandrun_hazard(),

@@ -33,7 +33,8 @@ impl Default for Gate {
 impl Gate {
     /// Waits for a turn.
     pub async fn enter(&self) -> Turn {
-        let permit = Arc::clone(&self.one).acquire_owned().await.expect("the gate's semaphore is never closed");
+        let permit =
+            Arc::clone(&self.one).acquire_owned().await.expect("the gate's semaphore is never closed");
         *self.taken_at.lock().expect("gate lock") = Some(Instant::now());
         Turn { taken_at: Arc::clone(&self.taken_at), _permit: permit }
     }

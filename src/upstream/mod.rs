@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod gate;
+pub mod logs;
 pub mod peer;
 pub mod raw_target;
 pub mod sandrun;
@@ -60,7 +61,9 @@ pub enum Answer<T> {
     /// Reached, but no answer in time: a worker that runs a job may be silent until it ends.
     Silent,
     /// Not reached, or its answer makes no sense; the reason in words.
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }
 
 /// A worker's status of a job.
@@ -90,7 +93,9 @@ pub enum Patience {
 /// What a worker answers when it is asked for a job by the key it was sent with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyAnswer {
-    Found { remote: RemoteId },
+    Found {
+        remote: RemoteId,
+    },
     /// It never took it.
     Absent,
     /// This kind of worker knows no keys.

@@ -11,7 +11,7 @@ use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{ErrorType, OrErr, Result};
+use pingora::{ErrorType, OkOrErr, OrErr, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -95,9 +95,12 @@ struct RawTargetConnect {
 #[async_trait]
 impl L4Connect for RawTargetConnect {
     async fn connect(&self, address: &PeerAddr) -> Result<Stream> {
-        let address = *address.as_inet().or_err(ErrorType::InternalError, "workers are reached over TCP")?;
-        let tcp = TcpStream::connect(address).await.or_err(ErrorType::ConnectError, "connecting to the worker")?;
-        let raw = RawTarget::new(tcp, self.target.clone()).or_err(ErrorType::InternalError, "raw request target")?;
+        let address =
+            address.as_inet().copied().or_err(ErrorType::InternalError, "workers are reached over TCP")?;
+        let tcp =
+            TcpStream::connect(address).await.or_err(ErrorType::ConnectError, "connecting to the worker")?;
+        let raw = RawTarget::new(tcp, self.target.clone())
+            .or_err(ErrorType::InternalError, "raw request target")?;
         Ok(Stream::from(VirtualSocketStream::new(Box::new(RawSocket(raw)))))
     }
 }
@@ -110,7 +113,8 @@ impl VirtualSocket for RawSocket {
     fn set_socket_option(&self, option: VirtualSockOpt) -> std::io::Result<()> {
         match option {
             VirtualSockOpt::NoDelay => self.0.get_ref().set_nodelay(true),
-            VirtualSockOpt::KeepAlive(_) => Ok(()),
+            // Keep-alive probes: the connection lives for one request.
+            _ => Ok(()),
         }
     }
 }

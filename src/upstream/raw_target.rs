@@ -26,7 +26,10 @@ enum Progress {
     /// The line is not complete; what of it was written so far.
     Reading(Vec<u8>),
     /// The replaced line, and how much of it is out.
-    Writing { line: Vec<u8>, written: usize },
+    Writing {
+        line: Vec<u8>,
+        written: usize,
+    },
     Done,
 }
 
@@ -34,7 +37,10 @@ impl<S> RawTarget<S> {
     /// Sends `target` in place of the target of the first request line. It must hold no CR and no LF.
     pub fn new(inner: S, target: Vec<u8>) -> io::Result<Self> {
         if target.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a request target cannot hold a line end"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a request target cannot hold a line end",
+            ));
         }
         Ok(Self { inner, target, progress: Progress::Reading(Vec::new()) })
     }
@@ -77,7 +83,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RawTarget<S> {
             let taken = end.map_or(bytes.len(), |end| end + 1);
             line.extend_from_slice(&bytes[..taken]);
             if line.len() > LINE_BYTES_MAX {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the request line has no end")));
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the request line has no end",
+                )));
             }
             if end.is_some() {
                 this.progress = Progress::Writing { line: replaced(line, &this.target)?, written: 0 };
@@ -106,7 +115,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RawTarget<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for RawTarget<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }

@@ -27,8 +27,8 @@ struct HealthBody {
 
 /// Reads `/health`.
 pub fn health(body: &[u8]) -> Result<HealthReport, String> {
-    let body: HealthBody =
-        serde_json::from_slice(body).map_err(|error| format!("its /health is no JSON object of the protocol: {error}"))?;
+    let body: HealthBody = serde_json::from_slice(body)
+        .map_err(|error| format!("its /health is no JSON object of the protocol: {error}"))?;
     match body.status.as_deref() {
         Some("healthy") => {}
         Some(other) => return Err(format!("it says that it is {:?}", words(other))),
@@ -38,7 +38,11 @@ pub fn health(body: &[u8]) -> Result<HealthReport, String> {
         None | Some(0 | 1) => Dialect::Sandrun,
         Some(_) => Dialect::V2,
     };
-    Ok(HealthReport { worker_id: body.worker_id, dialect, capacity: body.capacity.filter(|capacity| *capacity > 0) })
+    Ok(HealthReport {
+        worker_id: body.worker_id,
+        dialect,
+        capacity: body.capacity.filter(|capacity| *capacity > 0),
+    })
 }
 
 /// What an answer to `/submit` means.
@@ -63,9 +67,7 @@ pub fn submit(status: u16, retry_after: Option<&str>, body: &[u8]) -> SendOutcom
                 .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
             SendOutcome::Throttled { message, retry_after }
         }
-        500..=599 => {
-            SendOutcome::Unknown { reason: format!("it answered {status}: {}", error_words(body)) }
-        }
+        500..=599 => SendOutcome::Unknown { reason: format!("it answered {status}: {}", error_words(body)) },
         // The server there is no worker, or not one that takes jobs from us: the job was not taken.
         _ => SendOutcome::Unreachable {
             reason: format!("it does not take jobs: {status} {}", error_words(body)),
@@ -85,13 +87,14 @@ pub fn status(body: &[u8]) -> Result<RemoteStatus, String> {
         exit_code: Option<i64>,
     }
     let json: Arc<str> = std::str::from_utf8(body).map_err(|_| "its status is not UTF-8".to_owned())?.into();
-    let body: Body = serde_json::from_str(&json).map_err(|error| format!("its status is not of the protocol: {error}"))?;
+    let body: Body =
+        serde_json::from_str(&json).map_err(|error| format!("its status is not of the protocol: {error}"))?;
     let stage = match body.status.as_str() {
         "queued" | "running" => Stage::Active,
         "completed" => Stage::Ended(Verdict::Completed),
-        "failed" => {
-            Stage::Ended(Verdict::Failed { exit_code: body.execution_metadata.and_then(|data| data.exit_code) })
-        }
+        "failed" => Stage::Ended(Verdict::Failed {
+            exit_code: body.execution_metadata.and_then(|data| data.exit_code),
+        }),
         other => return Err(format!("its status is an unknown word: {:?}", words(other))),
     };
     Ok(RemoteStatus { stage, json })
@@ -118,7 +121,12 @@ pub fn error_words(body: &[u8]) -> String {
 
 /// A stranger's text on one line, cut to what fits in a sentence.
 fn words(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_MAX).collect::<String>().trim().to_owned()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(WORDS_MAX)
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 /// The number in "wait 42 seconds".
@@ -140,7 +148,8 @@ mod tests {
     fn each_answer_to_a_submit_has_its_meaning() {
         let accepted = SendOutcome::Accepted { remote: "job_1795478492_1".into() };
         assert_eq!(submit(200, None, br#"{"job_id":"job_1795478492_1","status":"queued"}"#), accepted);
-        for lost in [&b"OK"[..], b"{}", br#"{"job_id":""}"#, br#"{"job_id":"../x"}"#, br#"{"job_id":7}"#, b""] {
+        for lost in [&b"OK"[..], b"{}", br#"{"job_id":""}"#, br#"{"job_id":"../x"}"#, br#"{"job_id":7}"#, b""]
+        {
             assert!(matches!(submit(200, None, lost), SendOutcome::Unknown { .. }), "{lost:?}");
         }
         for code in [400, 413, 422] {

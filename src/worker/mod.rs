@@ -4,7 +4,7 @@ pub mod identity;
 pub mod spec;
 
 pub use identity::WorkerKey;
-pub use spec::{Endpoint, WorkerSpec};
+pub use spec::{Allowlist, Endpoint, WorkerSpec};
 
 use serde::Serialize;
 

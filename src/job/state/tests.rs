@@ -31,10 +31,7 @@ fn states() -> Vec<(&'static str, JobState)> {
             "collecting",
             JobState::Collecting { attempt: attempt(1), remote: "job_1".into(), verdict: Verdict::Completed },
         ),
-        (
-            "finished",
-            JobState::Finished { outcome: Outcome::Completed, at: at(3), attempts: 1, place: None },
-        ),
+        ("finished", JobState::Finished { outcome: Outcome::Completed, at: at(3), attempts: 1, place: None }),
     ]
 }
 
@@ -87,7 +84,9 @@ fn every_state_and_event_moves_along_an_edge_or_is_refused() {
                     assert_eq!(next.status(), *status, "{state_name} × {event_name}");
                     assert_eq!(next.attempts(), *attempts, "{state_name} × {event_name}");
                 }
-                (None, Err(refused)) => assert_eq!(refused, InvalidTransition { state: state.clone(), event }),
+                (None, Err(refused)) => {
+                    assert_eq!(refused, InvalidTransition { state: state.clone(), event })
+                }
                 (edge, got) => panic!("{state_name} × {event_name}: expected {edge:?}, got {got:?}"),
             }
         }

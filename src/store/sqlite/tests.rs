@@ -206,7 +206,9 @@ async fn no_listing_scans_or_sorts_the_jobs() {
     ];
     let mut statements: Vec<String> = filters.iter().map(queries::list_sql).collect();
     statements.push("SELECT id FROM jobs WHERE finished_at IS NULL ORDER BY sequence".into());
-    statements.push("SELECT sequence FROM jobs WHERE finished_at < 9 ORDER BY finished_at, sequence LIMIT 9".into());
+    statements.push(
+        "SELECT sequence FROM jobs WHERE finished_at < 9 ORDER BY finished_at, sequence LIMIT 9".into(),
+    );
     for (n, statement) in statements.into_iter().enumerate() {
         let explain = format!("EXPLAIN QUERY PLAN {statement}");
         let plan = move |connection: &Connection| {

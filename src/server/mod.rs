@@ -1,0 +1,258 @@
+//! The composition root: puts the parts together from the configuration, starts them, and stops them.
+
+mod background;
+mod listen;
+mod signals;
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::apps::HttpServerOptions;
+use pingora::connectors::http::Connector;
+use pingora::protocols::http::v2::server::default_h2_options;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server};
+use pingora::services::background::background_service;
+use pingora::services::listening::Service;
+use pingora_proxy::http_proxy;
+use tokio::sync::Notify;
+
+use crate::config::Config;
+use crate::dispatch::{self, DispatchConfig, Dispatcher};
+use crate::pool::Pool;
+use crate::pool::prober::Prober;
+use crate::proxy::{Drain, Front, FrontConfig};
+use crate::queue::{LiveJob, Queue};
+use crate::retention::Retention;
+use crate::spool::{Spool, UploadLimits};
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+use crate::time::Clock;
+use crate::upstream::Upstream;
+use crate::upstream::client::{HttpUpstream, Timeouts};
+use background::{Announcing, Dispatching, Probing, Reconciling};
+use listen::Reserved;
+use signals::DrainOnSignal;
+
+/// Between two looks for jobs to forget.
+const RETENTION_PERIOD: Duration = Duration::from_secs(60);
+
+/// Threads that send payloads to workers and follow jobs.
+const DISPATCH_THREADS: usize = 2;
+
+/// HTTP/2 windows: the default of 64 KiB would hold a transfer to 64 KiB for each round trip.
+const H2_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const H2_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// An HTTP/2 connection without a stream is closed after this.
+const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Idle connections kept to workers, for each thread of the front.
+const UPSTREAM_IDLE_MAX: usize = 128;
+
+/// Tries of one request that passes through: a kept connection may be dead, and a worker may serve files at another path.
+const PROXY_TRIES: usize = 3;
+
+/// Runs a pool until it is told to stop.
+pub fn run(config: Config) -> ExitCode {
+    match Assembly::new(config) {
+        Ok(assembly) => {
+            assembly.run();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("trusted-pool: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that a pool is made of, before it is started.
+struct Assembly {
+    config: Config,
+    /// Held for as long as the pool runs: one data directory is one pool.
+    _lock: File,
+    reserved: Vec<Reserved>,
+    clock: Clock,
+    store: Arc<dyn Store>,
+    spool: Arc<Spool>,
+    queue: Queue,
+    pool: Pool,
+    upstream: Arc<dyn Upstream>,
+    prober: Arc<Prober>,
+    dispatcher: Arc<Dispatcher>,
+    under_way: Vec<Arc<LiveJob>>,
+    drain: Arc<Drain>,
+}
+
+impl Assembly {
+    fn new(config: Config) -> Result<Self, String> {
+        // Two TLS providers would be compiled in by features of other crates; the choice is made here, once.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let lock = lock_data(&config.data)?;
+        let reserved =
+            config.listen.iter().map(|address| listen::reserve(*address)).collect::<Result<_, _>>()?;
+        let clock = Clock::System;
+        let store: Arc<dyn Store> =
+            Arc::new(SqliteStore::open(&config.data.join("pool.db")).map_err(|error| error.to_string())?);
+        let spool = Spool::open(config.data.join("spool"))
+            .map_err(|error| format!("{}: {error}", config.data.join("spool").display()))?;
+        let spool = Arc::new(spool);
+        let bell = Arc::new(Notify::new());
+        let queue =
+            Queue::new(Arc::clone(&store), Some(Arc::clone(&spool)), clock.clone(), Arc::clone(&bell));
+        let under_way = recover(&queue, &spool)?;
+        let pool = Pool::new(config.workers.workers().to_vec(), Arc::clone(&bell));
+        let timeouts =
+            Timeouts { health: config.health.timeout, longest_job: config.dispatch.submit_timeout };
+        let upstream: Arc<dyn Upstream> =
+            Arc::new(HttpUpstream::new(Arc::clone(&spool), timeouts).map_err(|error| error.to_string())?);
+        let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), config.health.interval);
+        let parts = dispatch::Parts {
+            queue: queue.clone(),
+            pool: pool.clone(),
+            store: Arc::clone(&store),
+            upstream: Arc::clone(&upstream),
+            clock: clock.clone(),
+            bell,
+        };
+        let dispatcher = Dispatcher::new(parts, dispatch_config(&config));
+        Ok(Self {
+            config,
+            _lock: lock,
+            reserved,
+            clock,
+            store,
+            spool,
+            queue,
+            pool,
+            upstream,
+            prober: Arc::new(prober),
+            dispatcher,
+            under_way,
+            drain: Arc::default(),
+        })
+    }
+
+    fn run(self) {
+        let mut server = Server::new_with_opt_and_conf(None, server_conf(&self.config));
+        server.bootstrap();
+        let mut front = Service::new("front".to_owned(), self.front(&server));
+        front.threads = Some(self.config.server.threads);
+        for reserved in &self.reserved {
+            front.add_tcp_with_settings(&reserved.address.to_string(), listen::options());
+        }
+        server.add_service(front);
+        let addresses: Vec<SocketAddr> = self.reserved.iter().map(|reserved| reserved.address).collect();
+        let mut dispatching =
+            background_service("dispatch", Dispatching::new(Arc::clone(&self.dispatcher), self.under_way));
+        dispatching.threads = Some(DISPATCH_THREADS);
+        server.add_service(dispatching);
+        server.add_service(background_service("health", Probing(self.prober)));
+        let retention = Retention { store: self.store, queue: self.queue, keep: self.config.history.keep };
+        server.add_service(background_service(
+            "retention",
+            Reconciling { reconciler: retention, clock: self.clock, period: RETENTION_PERIOD },
+        ));
+        server.add_service(background_service("announce", Announcing(addresses)));
+        let timeout = self.config.server.shutdown_timeout;
+        let signals = DrainOnSignal { dispatcher: self.dispatcher, drain: self.drain, timeout };
+        server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    }
+
+    fn front(&self, server: &Server) -> pingora_proxy::HttpProxy<Front> {
+        let config = FrontConfig {
+            uploads: UploadLimits {
+                body_bytes_max: self.config.uploads.bytes_max,
+                ..UploadLimits::default()
+            },
+            upload_timeout: self.config.uploads.timeout,
+            upload_idle_timeout: self.config.uploads.idle_timeout,
+            status_timeout: self.config.dispatch.status_timeout,
+            log_bytes_max: log_bytes_max(&self.config),
+        };
+        let front = Front {
+            queue: self.queue.clone(),
+            pool: self.pool.clone(),
+            prober: Arc::clone(&self.prober),
+            store: Arc::clone(&self.store),
+            spool: Arc::clone(&self.spool),
+            upstream: Arc::clone(&self.upstream),
+            clock: self.clock.clone(),
+            config,
+            drain: Arc::clone(&self.drain),
+            connector: Connector::new(None),
+        };
+        let mut proxy = http_proxy(&server.configuration, front);
+        let mut h2 = default_h2_options();
+        h2.initial_window_size(H2_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES);
+        proxy.h2_options = Some(h2);
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(H2_IDLE_TIMEOUT);
+        proxy.server_options = Some(options);
+        proxy
+    }
+}
+
+/// Makes the data directory private, and takes it for this process alone.
+fn lock_data(data: &Path) -> Result<File, String> {
+    let wrong = |error: io::Error| format!("data directory {}: {error}", data.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(wrong)?;
+    let lock = File::create(data.join("lock")).map_err(wrong)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(format!(
+            "data directory {} is in use by another pool; give each its own `data`",
+            data.display()
+        )),
+        Err(std::fs::TryLockError::Error(error)) => Err(wrong(error)),
+    }
+}
+
+/// Loads the unfinished jobs, and removes payloads that belong to none.
+fn recover(queue: &Queue, spool: &Spool) -> Result<Vec<Arc<LiveJob>>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
+    let under_way = runtime.block_on(queue.recover()).map_err(|error| error.to_string())?;
+    let swept = spool
+        .sweep(|job| queue.is_live(job))
+        .map_err(|error| format!("the spool cannot be swept: {error}"))?;
+    log::info!(
+        "{} jobs, {} of them waiting and {} under way; spool: {swept:?}",
+        queue.total_jobs(),
+        queue.waiting_jobs(),
+        under_way.len()
+    );
+    Ok(under_way)
+}
+
+fn dispatch_config(config: &Config) -> DispatchConfig {
+    DispatchConfig {
+        worker_lost_after: config.dispatch.worker_lost_after,
+        log_bytes_max: log_bytes_max(config),
+        longest_job: config.dispatch.submit_timeout,
+    }
+}
+
+fn log_bytes_max(config: &Config) -> usize {
+    usize::try_from(config.history.log_bytes_max).expect("the configuration bounds it far below")
+}
+
+/// Our configuration in Pingora's terms, field by field.
+fn server_conf(config: &Config) -> ServerConf {
+    ServerConf {
+        threads: config.server.threads,
+        max_retries: PROXY_TRIES,
+        upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX,
+        // What is under way has ended before Pingora is told to stop.
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    }
+}

@@ -1,0 +1,84 @@
+//! Signals: how the pool is told to stop.
+//!
+//! At SIGTERM and SIGINT the pool takes no more jobs and lets what is under way finish, for a bounded time; it ends at once when nothing is. Pingora's own
+//! handling would wait a fixed time, idle or not, and SIGHUP would kill the process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::dispatch::Dispatcher;
+use crate::proxy::Drain;
+
+/// How often it is looked whether all that was under way has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits for a signal to stop, and then for what is under way.
+pub struct DrainOnSignal {
+    pub dispatcher: Arc<Dispatcher>,
+    pub drain: Arc<Drain>,
+    /// How long what is under way may go on.
+    pub timeout: Duration,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for DrainOnSignal {
+    async fn recv(&self) -> ShutdownSignal {
+        let mut signals = Signals::new();
+        signals.stop().await;
+        self.dispatcher.stop();
+        self.drain.stop();
+        log::info!("stopping: {}", self.under_way());
+        tokio::select! {
+            () = self.idle() => log::info!("stopped: nothing is under way"),
+            () = tokio::time::sleep(self.timeout) => {
+                log::warn!("stopped after {:?}: {} cut off", self.timeout, self.under_way());
+            }
+            () = signals.stop() => log::warn!("stopped by a second signal: {} cut off", self.under_way()),
+        }
+        ShutdownSignal::FastShutdown
+    }
+}
+
+impl DrainOnSignal {
+    async fn idle(&self) {
+        while self.drain.under_way.now() > 0 || self.dispatcher.sending() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn under_way(&self) -> String {
+        format!("{} requests and {} dispatches", self.drain.under_way.now(), self.dispatcher.sending())
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Self {
+        let listen = |kind| signal(kind).expect("the server's runtime handles signals");
+        Self {
+            terminate: listen(SignalKind::terminate()),
+            interrupt: listen(SignalKind::interrupt()),
+            hangup: listen(SignalKind::hangup()),
+        }
+    }
+
+    /// The next signal to stop. A hangup, as of a closed terminal, is none.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => log::info!("SIGHUP: there is nothing to reload"),
+            }
+        }
+    }
+}
