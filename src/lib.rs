@@ -14,12 +14,15 @@
 //! - [`upstream`]: how the pool speaks to a worker.
 //! - [`retention`]: forgets jobs that ended long ago.
 //! - [`server`]: puts the parts together, starts and stops them.
-//! - [`config`]: what the operator decided.
+//! - [`config`], [`cli`], [`client`]: what the operator decided, the command line, and a client of the pool's own API.
+//! - [`telemetry`]: the log.
 //! - [`time`], [`activity`], [`reconcile`]: points in time, counts of what is under way, and what is done again and again.
 #![forbid(unsafe_code)]
 
 pub mod activity;
 pub mod api;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod dispatch;
 pub mod job;
@@ -31,6 +34,7 @@ pub mod retention;
 pub mod server;
 pub mod spool;
 pub mod store;
+pub mod telemetry;
 pub mod time;
 pub mod upstream;
 pub mod worker;

@@ -1,7 +1,5 @@
-//! Coordinator for a private pool of trusted, sandboxed workers.
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    trusted_pool::cli::run()
+    trusted_pool::cli::run(std::env::args_os())
 }

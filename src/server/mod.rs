@@ -33,6 +33,7 @@ use crate::retention::Retention;
 use crate::spool::{Spool, UploadLimits};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
+use crate::telemetry;
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::client::{HttpUpstream, Timeouts};
@@ -61,6 +62,8 @@ const PROXY_TRIES: usize = 3;
 
 /// Runs a pool until it is told to stop.
 pub fn run(config: Config) -> ExitCode {
+    telemetry::log_to_stderr(config.log);
+    log::info!("limits in force:\n{config}");
     match Assembly::new(config) {
         Ok(assembly) => {
             assembly.run();

@@ -152,6 +152,6 @@ mod tests {
 
     #[test]
     fn a_target_with_a_line_end_is_refused() {
-        assert!(RawTarget::new(Vec::new(), b"/a\r\nHost: b".to_vec()).is_err());
+        assert!(RawTarget::new(tokio::io::empty(), b"/a\r\nHost: b".to_vec()).is_err());
     }
 }

@@ -1,0 +1,31 @@
+//! `outputs`: lists the files that a job has put out.
+
+use std::process::ExitCode;
+
+use super::exit::Failure;
+use super::pool::{FormatArgs, PoolArgs};
+use super::print;
+use crate::job::JobId;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    job: JobId,
+    #[command(flatten)]
+    pool: PoolArgs,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let listing = args.pool.client()?.outputs(&args.job).await?;
+    if args.format.json {
+        print::line(&listing.text)?;
+    } else {
+        let mut rows = vec![["BYTES".to_owned(), "FILE".to_owned()]];
+        rows.extend(
+            listing.value.files.iter().map(|file| [file.size.to_string(), print::printable(&file.name)]),
+        );
+        print::table(&rows)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,21 @@
+//! `serve`: runs the pool.
+
+use std::process::ExitCode;
+
+use super::exit::SETUP;
+use crate::config::{Config, ServeArgs};
+
+/// Runs the pool to its end, or says everything that is wrong with its configuration.
+pub(super) fn run(args: &ServeArgs) -> ExitCode {
+    match Config::load(args) {
+        Ok(config) if args.check => {
+            println!("configuration is valid\n{config}");
+            ExitCode::SUCCESS
+        }
+        Ok(config) => crate::server::run(config),
+        Err(errors) => {
+            eprintln!("{errors}");
+            ExitCode::from(SETUP)
+        }
+    }
+}
