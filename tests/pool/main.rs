@@ -2,8 +2,13 @@
 //!
 //! Nothing here imports the crate: what these tests hold is what a client, a worker and an operator can see.
 //! `wire` is the client, `standin` the worker (with every fault of the deployed one), `fault` a proxy that
-//! breaks connections, `harness` the coordinator under test; the other modules are one subject each.
+//! breaks connections, `harness` the coordinator under test, `bodies` what clients send to it; the other
+//! modules are one subject each.
 
+mod bodies;
 mod fault;
+mod harness;
 mod standin;
 mod wire;
+
+mod submit;
