@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::SigningKey;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -30,6 +33,8 @@ const LOG_LINES_SHOWN: usize = 80;
 /// Health checks so frequent that a test need not wait for them.
 const HEALTH: &str = "health: {interval: 200ms, timeout: 1s}\n";
 
+const SERVER: &str = "server: {threads: 2, shutdown_timeout: 10s}\n";
+
 /// A running coordinator; it ends with the handle.
 pub struct Pool {
     dir: TempDir,
@@ -46,6 +51,15 @@ impl Pool {
         let pool = Self { dir, child, address };
         pool.ready().await;
         pool
+    }
+
+    /// Starts a second coordinator on the data directory of this one, and waits for its end.
+    pub async fn another_on_the_same_data(&self) -> ExitStatus {
+        let config = self.dir.path().join("pool.yaml");
+        let args = ["serve", "--config", config.to_str().expect("a UTF-8 path")];
+        let mut command = command(&args);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().await.expect("the binary starts")
     }
 
     async fn ready(&self) {
@@ -219,6 +233,12 @@ pub async fn eventually<T>(what: &str, deadline: Duration, mut ask: impl AsyncFn
     }
 }
 
+/// The entry of a worker that is not there: nothing listens on the discard port.
+pub fn nobody() -> Value {
+    let key = SigningKey::from_bytes(&rand::random()).verifying_key();
+    json!({"worker_id": STANDARD.encode(key.as_bytes()), "endpoint": "http://127.0.0.1:9"})
+}
+
 pub fn is_final(status: &Value) -> bool {
     matches!(status["pool_status"].as_str(), Some("completed" | "failed" | "cancelled"))
 }
@@ -235,10 +255,9 @@ pub fn command(args: &[&str]) -> Command {
 
 pub fn write_config(dir: &Path, workers: &[Value], extra: &str) {
     let health = if extra.contains("health:") { "" } else { HEALTH };
-    let yaml = format!(
-        "listen: 127.0.0.1:0\ndata: {0}/data\nworkers: {0}/workers.json\nserver: {{threads: 2, shutdown_timeout: 10s}}\n{health}{extra}\n",
-        dir.display()
-    );
+    let server = if extra.contains("server:") { "" } else { SERVER };
+    let paths = format!("listen: 127.0.0.1:0\ndata: {0}/data\nworkers: {0}/workers.json\n", dir.display());
+    let yaml = format!("{paths}{health}{server}{extra}\n");
     fs::write(dir.join("workers.json"), Value::from(workers).to_string()).expect("a writable directory");
     fs::write(dir.join("pool.yaml"), yaml).expect("a writable directory");
 }

@@ -11,4 +11,11 @@ mod harness;
 mod standin;
 mod wire;
 
+mod api;
+mod dispatch;
+mod follow;
+mod health;
+mod outputs;
+mod restart;
 mod submit;
+mod unknown;

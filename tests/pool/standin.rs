@@ -248,6 +248,13 @@ impl Standin {
         self.shared.state().in_hand_peak
     }
 
+    /// Begins the count of both peaks anew.
+    pub fn reset_peaks(&self) {
+        let mut state = self.shared.state();
+        state.in_hand_peak = 0;
+        state.open_peak.clear();
+    }
+
     /// The most requests to `endpoint` (`/status`) that ever waited here at once.
     pub fn open_peak(&self, endpoint: &str) -> usize {
         self.shared.state().open_peak.get(endpoint).copied().unwrap_or_default()
