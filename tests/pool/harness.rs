@@ -124,12 +124,6 @@ impl Pool {
         files
     }
 
-    /// Lets SIGHUP read another list.
-    pub fn write_workers(&self, workers: &[Value]) {
-        let text = Value::from(workers).to_string();
-        fs::write(self.dir.path().join("workers.json"), text).expect("a writable directory");
-    }
-
     // --- the client ---
 
     pub async fn call(&self, call: Call) -> Answer {

@@ -12,6 +12,8 @@ mod standin;
 mod wire;
 
 mod api;
+mod cli;
+mod config;
 mod dispatch;
 mod follow;
 mod health;

@@ -137,7 +137,7 @@ fn archive_names(gzip: &[u8]) -> Vec<String> {
 }
 
 enum Reader<'a> {
-    /// The first `"key"` anywhere, then the next quoted string or bracketed list; nothing is unescaped.
+    /// The first `"key"` anywhere, then the next quoted string or bracketed list after its colon; nothing is unescaped.
     Substring(&'a str),
     Whole(serde_json::Value),
 }
@@ -167,7 +167,8 @@ impl Reader<'_> {
 
 fn after_key<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let quoted = format!("\"{key}\"");
-    text.find(&quoted).map(|at| &text[at + quoted.len()..])
+    let rest = &text[text.find(&quoted)? + quoted.len()..];
+    rest.split_once(':').map(|(_, rest)| rest)
 }
 
 /// The next quoted string, and what follows it.
