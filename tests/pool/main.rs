@@ -1,0 +1,23 @@
+//! The pool seen from outside: the real binary, driven over loopback, with stand-ins for its workers.
+//!
+//! Nothing here imports the crate: what these tests hold is what a client, a worker and an operator can see.
+//! `wire` is the client, `standin` the worker (with every fault of the deployed one), `fault` a proxy that
+//! breaks connections, `harness` the coordinator under test, `bodies` what clients send to it; the other
+//! modules are one subject each.
+
+mod bodies;
+mod fault;
+mod harness;
+mod standin;
+mod wire;
+
+mod api;
+mod cli;
+mod config;
+mod dispatch;
+mod follow;
+mod health;
+mod outputs;
+mod restart;
+mod submit;
+mod unknown;
