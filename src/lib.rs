@@ -32,6 +32,8 @@ pub mod queue;
 pub mod reconcile;
 pub mod retention;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 pub mod spool;
 pub mod store;
 pub mod telemetry;

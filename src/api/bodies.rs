@@ -162,7 +162,8 @@ fn worker(view: &WorkerView, now: Timestamp) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{FailureCode, Priority};
+    use crate::job::{Attempt, FailureCode, Priority};
+    use crate::worker::WorkerKey;
 
     fn row(state: JobState) -> JobRow {
         let id = JobId::from_random([1; 12]);
@@ -190,7 +191,8 @@ mod tests {
     fn a_failed_job_says_why() {
         let outcome = Outcome::failed(FailureCode::Rejected, "No entrypoint specified");
         let at = Timestamp::from_micros(2_000_000);
-        let body = status(JobState::Finished { outcome, at, attempts: 1, place: None }, None);
+        let attempt = Attempt { number: 1, worker: WorkerKey::for_tests(1), since: at };
+        let body = status(JobState::Finished { outcome, at, attempt, remote: None }, None);
         assert_eq!(body["error"], json!({"code": "rejected", "message": "No entrypoint specified"}));
         assert_eq!((&body["status"], &body["completed_at"]), (&json!("failed"), &json!(2.0)));
     }

@@ -30,7 +30,7 @@ const LOST_FIRST: Duration = Duration::from_millis(250);
 const LOST_MAX: Duration = Duration::from_secs(10);
 
 /// A worker silent for this long while it has a job runs one job at a time.
-const SERIAL_AFTER: Duration = Duration::from_secs(2);
+const SERIAL_AFTER: Duration = Duration::from_secs(1);
 
 /// The worker's slot is held while results are fetched, because a serial worker is silent again once it has the next
 /// job; but not longer than this.
@@ -50,7 +50,9 @@ impl Dispatcher {
             let step = match job.state() {
                 JobState::Queued { .. } | JobState::Finished { .. } => return,
                 JobState::Assigned { attempt, .. } => self.send(job, &attempt, sending.take()).await,
-                JobState::Unknown { attempt, since } => self.resolve(job, &attempt, since, &mut slot).await,
+                JobState::Unknown { attempt, since, .. } => {
+                    self.resolve(job, &attempt, since, &mut slot).await
+                }
                 JobState::Running { attempt, remote } => self.watch(job, &attempt, &remote).await,
                 JobState::Collecting { attempt, remote, verdict } => {
                     self.collect(job, &attempt, &remote, verdict, &mut slot).await
@@ -128,7 +130,7 @@ impl Dispatcher {
                 self.step(job, JobEvent::Refused { message, elsewhere }).await
             }
             SendOutcome::Throttled { message, retry_after } => {
-                let pause = self.pool.throttle(worker, retry_after, rand::random(), now);
+                let pause = self.pool.throttle(worker, retry_after, now);
                 log::info!("worker {worker} takes no job for {pause:?}: {message}");
                 self.step(job, JobEvent::NotTaken).await
             }
@@ -136,13 +138,13 @@ impl Dispatcher {
                 log::warn!("worker {worker} was not reached with job {}: {reason}", job.id());
                 self.pool.suspect(worker, reason);
                 // Its next check may find it well, and the job still not get through: not more often than this.
-                self.pool.throttle(worker, None, rand::random(), now);
+                self.pool.throttle(worker, None, now);
                 self.step(job, JobEvent::NotTaken).await
             }
             SendOutcome::Unknown { reason } => {
                 log::warn!("worker {worker} was sent job {} and gave no answer: {reason}", job.id());
-                self.pool.suspect(worker, reason);
-                self.step(job, JobEvent::Unanswered).await
+                self.pool.suspect(worker, reason.clone());
+                self.step(job, JobEvent::Unanswered { reason }).await
             }
         }
     }

@@ -96,6 +96,8 @@ impl Dispatcher {
             }
             let opening = self.pool.next_opening();
             tokio::select! {
+                // In one order, so that a simulation can be run again.
+                biased;
                 () = self.bell.notified() => {}
                 () = self.sleep_until_opening(opening) => {}
                 Some(ended) = attempts.join_next() => {
@@ -144,7 +146,7 @@ impl Dispatcher {
         let worker = state.worker().expect("a job under way has a worker");
         // Between the intent to send and the answer the pool died: the job may have left.
         if let JobState::Assigned { .. } = state
-            && let Err(error) = self.queue.advance(&job, JobEvent::Unanswered, None).await
+            && let Err(error) = self.queue.advance(&job, died_while_sending(), None).await
         {
             log::error!("job {} cannot be taken up again: {error}", job.id());
             return;
@@ -154,4 +156,8 @@ impl Dispatcher {
             None => self.abandon(&job, &format!("worker {worker} is no longer in the allowlist")).await,
         }
     }
+}
+
+fn died_while_sending() -> JobEvent {
+    JobEvent::Unanswered { reason: "the pool was stopped while it was sending".to_owned() }
 }

@@ -52,14 +52,14 @@ pub enum JobState {
     Queued { attempts: u32, refusal: Option<Refusal> },
     /// A worker is chosen, and the job may be on its way to it.
     Assigned { attempt: Attempt, refusal: Option<Refusal> },
-    /// The job was sent and no answer came: it may be running there.
-    Unknown { attempt: Attempt, since: Timestamp },
+    /// The job was sent and no answer came, for this reason: it may be running there.
+    Unknown { attempt: Attempt, since: Timestamp, reason: String },
     /// The worker has taken the job.
     Running { attempt: Attempt, remote: RemoteId },
     /// The run is over; what the worker knows of it is being fetched before it forgets.
     Collecting { attempt: Attempt, remote: RemoteId, verdict: Verdict },
-    /// Over for good. `place` is where the job ran, if a worker ever took it.
-    Finished { outcome: Outcome, at: Timestamp, attempts: u32, place: Option<Place> },
+    /// Over for good, with this last attempt; `remote` is the job's name there, if the worker is known to have taken it.
+    Finished { outcome: Outcome, at: Timestamp, attempt: Attempt, remote: Option<RemoteId> },
 }
 
 /// What happened to a job.
@@ -74,8 +74,8 @@ pub enum JobEvent {
     Refused { message: String, elsewhere: Elsewhere },
     /// The worker has it, under this name.
     Accepted { remote: RemoteId },
-    /// It was sent and no answer came.
-    Unanswered,
+    /// It was sent and no answer came; the reason in words.
+    Unanswered { reason: String },
     /// The worker can tell, and says that it never took it.
     Absent,
     /// Nobody can say whether the worker took it, and the policy is not to run it twice.
@@ -98,8 +98,8 @@ pub enum Elsewhere {
 /// The event cannot happen in the state. A programming error, or another writer was first.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidTransition {
-    pub state: JobState,
-    pub event: JobEvent,
+    pub state: Box<JobState>,
+    pub event: Box<JobEvent>,
 }
 
 impl fmt::Display for InvalidTransition {
@@ -131,13 +131,15 @@ pub fn apply(state: JobState, event: JobEvent, now: Timestamp) -> Result<JobStat
         (Assigned { attempt, .. } | Unknown { attempt, .. }, JobEvent::Accepted { remote }) => {
             Running { attempt, remote }
         }
-        (Assigned { attempt, .. }, JobEvent::Unanswered) => Unknown { attempt, since: now },
+        (Assigned { attempt, .. }, JobEvent::Unanswered { reason }) => {
+            Unknown { attempt, since: now, reason }
+        }
         (Unknown { attempt, .. }, JobEvent::Absent) => Queued { attempts: attempt.number, refusal: None },
-        (Unknown { attempt, .. }, JobEvent::GivenUp) => {
+        (Unknown { attempt, reason, .. }, JobEvent::GivenUp) => {
             let message = format!(
-                "attempt {} was sent to worker {} and its answer was lost: the job may have run there; \
+                "the job was sent to worker {} and may have run there, but the answer was lost ({reason}); \
                  it was not run again",
-                attempt.number, attempt.worker
+                attempt.worker
             );
             finished(attempt, None, Outcome::failed(FailureCode::OutcomeUnknown, message), now)
         }
@@ -157,13 +159,12 @@ pub fn apply(state: JobState, event: JobEvent, now: Timestamp) -> Result<JobStat
             | Collecting { .. }
             | Finished { .. }),
             event,
-        ) => return Err(InvalidTransition { state, event }),
+        ) => return Err(InvalidTransition { state: Box::new(state), event: Box::new(event) }),
     })
 }
 
 fn finished(attempt: Attempt, remote: Option<RemoteId>, outcome: Outcome, at: Timestamp) -> JobState {
-    let place = remote.map(|remote| Place { worker: attempt.worker, remote });
-    JobState::Finished { outcome, at, attempts: attempt.number, place }
+    JobState::Finished { outcome, at, attempt, remote }
 }
 
 /// A job's state as clients see it.
@@ -211,8 +212,8 @@ impl JobState {
             Self::Assigned { attempt, .. }
             | Self::Unknown { attempt, .. }
             | Self::Running { attempt, .. }
-            | Self::Collecting { attempt, .. } => Some(attempt.worker),
-            Self::Finished { place, .. } => place.as_ref().map(|place| place.worker),
+            | Self::Collecting { attempt, .. }
+            | Self::Finished { attempt, .. } => Some(attempt.worker),
         }
     }
 
@@ -223,18 +224,21 @@ impl JobState {
             Self::Running { attempt, remote } | Self::Collecting { attempt, remote, .. } => {
                 Some(Place { worker: attempt.worker, remote: remote.clone() })
             }
-            Self::Finished { place, .. } => place.clone(),
+            Self::Finished { attempt, remote, .. } => {
+                remote.clone().map(|remote| Place { worker: attempt.worker, remote })
+            }
         }
     }
 
     /// Attempts begun so far.
     pub fn attempts(&self) -> u32 {
         match self {
-            Self::Queued { attempts, .. } | Self::Finished { attempts, .. } => *attempts,
+            Self::Queued { attempts, .. } => *attempts,
             Self::Assigned { attempt, .. }
             | Self::Unknown { attempt, .. }
             | Self::Running { attempt, .. }
-            | Self::Collecting { attempt, .. } => attempt.number,
+            | Self::Collecting { attempt, .. }
+            | Self::Finished { attempt, .. } => attempt.number,
         }
     }
 

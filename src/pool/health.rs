@@ -118,11 +118,11 @@ impl Health {
 /// A report of the worker that the allowlist names, or why it is not.
 fn identified(key: WorkerKey, report: HealthReport) -> Result<HealthReport, String> {
     match &report.worker_id {
-        None => Err(format!("it has no identity (worker_id is null); the allowlist names {key}")),
+        None => Err(format!("it has no identity: its worker_id is null, and the allowlist names {key}")),
         Some(claimed) if *claimed == key.to_string() => Ok(report),
         Some(claimed) => {
             let claimed: String = claimed.chars().filter(|c| !c.is_control()).take(64).collect();
-            Err(format!("it says that it is {claimed:?}; the allowlist names {key}"))
+            Err(format!("it is another worker: its worker_id is {claimed:?}, and the allowlist names {key}"))
         }
     }
 }

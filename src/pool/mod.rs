@@ -8,6 +8,7 @@ pub mod prober;
 pub mod slots;
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -97,6 +98,13 @@ impl Member {
             (true, None) => Admission::Open,
         }
     }
+}
+
+/// A number in 0..1 that differs from worker to worker and from time to time, and is the same when a simulation is run again.
+fn jitter(worker: WorkerKey, now: Timestamp) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    (worker, now).hash(&mut hasher);
+    hasher.finish() as f64 / u64::MAX as f64
 }
 
 /// A worker's busy slot. Dropping it frees the slot.
@@ -254,16 +262,10 @@ impl Pool {
     }
 
     /// Gives a worker no job for a while, as it asked.
-    pub fn throttle(
-        &self,
-        worker: WorkerKey,
-        asked: Option<Duration>,
-        jitter: f64,
-        now: Timestamp,
-    ) -> Duration {
+    pub fn throttle(&self, worker: WorkerKey, asked: Option<Duration>, now: Timestamp) -> Duration {
         let pause = self.change(worker, |member| {
             let doubled = member.throttle.map_or(THROTTLE_FIRST, |last| (last.pause * 2).min(THROTTLE_MAX));
-            let pause = asked.unwrap_or(doubled).mul_f64(1.0 + 0.1 * jitter);
+            let pause = asked.unwrap_or(doubled).mul_f64(1.0 + 0.1 * jitter(worker, now));
             member.throttle = Some(Throttle { until: now.plus(pause), pause: doubled });
             pause
         });
@@ -294,11 +296,12 @@ impl Pool {
         &self,
         worker: WorkerKey,
         interval: Duration,
-        jitter: f64,
+        now: Timestamp,
     ) -> Option<(Duration, Arc<Notify>)> {
         let state = self.shared.lock();
         let member = state.workers.get(&worker)?;
-        Some((member.health.next_check_after(interval, jitter), Arc::clone(&member.check)))
+        let pause = member.health.next_check_after(interval, jitter(worker, now));
+        Some((pause, Arc::clone(&member.check)))
     }
 
     pub fn keys(&self) -> Vec<WorkerKey> {

@@ -70,7 +70,7 @@ impl Prober {
         let backends = self.check.backends(worker).await;
         backends.run_health_check(false).await;
         self.unchecked.fetch_sub(1, Ordering::AcqRel);
-        while let Some((pause, bell)) = self.pool.next_check(worker, self.interval, rand::random()) {
+        while let Some((pause, bell)) = self.pool.next_check(worker, self.interval, self.check.clock.now()) {
             // Rung or not, the worker is asked; a ring that comes while it is asked is kept for the next turn.
             let _ = tokio::time::timeout(pause, bell.notified()).await;
             backends.run_health_check(false).await;

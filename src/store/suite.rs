@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
 use super::*;
-use crate::job::{Attempt, Outcome, Place};
+use crate::job::{Attempt, Outcome};
 
 mod agreement;
 mod idempotency;
@@ -87,8 +87,13 @@ pub fn running(worker: WorkerKey) -> JobState {
 
 /// Over at this second, on worker 1.
 pub fn finished(second: i64) -> JobState {
-    let place = Some(Place { worker: key(1), remote: "job_1_1".into() });
-    JobState::Finished { outcome: Outcome::Completed, at: at(second), attempts: 1, place }
+    let attempt = Attempt { number: 1, worker: key(1), since: at(50) };
+    JobState::Finished {
+        outcome: Outcome::Completed,
+        at: at(second),
+        attempt,
+        remote: Some("job_1_1".into()),
+    }
 }
 
 pub fn some_results() -> Results {

@@ -3,7 +3,8 @@
 use log::LevelFilter;
 
 /// Crates that speak of every connection at levels at which the pool speaks of jobs.
-const TALKATIVE: [&str; 6] = ["pingora", "pingora_core", "pingora_proxy", "pingora_load_balancing", "h2", "hyper"];
+const TALKATIVE: [&str; 6] =
+    ["pingora", "pingora_core", "pingora_proxy", "pingora_load_balancing", "h2", "hyper"];
 
 /// Sends the log to standard error, one line an event.
 ///

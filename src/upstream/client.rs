@@ -28,9 +28,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A listing, a status or an error is read up to this size; a listing of 10,000 files takes about 2 MiB.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// What a sandrun worker takes in one request (its `MAX_REQUEST_SIZE`), less room for the request's own header. It resets the
-/// connection in the middle of a longer one, and whether that is a refusal could not be told from a crash.
+/// What a sandrun worker takes in one request (its `MAX_REQUEST_SIZE`), less room for the request's own header. It refuses a longer one at
+/// once and resets the connection: were the body on its way by then, the refusal could not be told from a crash.
 const SANDRUN_BODY_BYTES_MAX: u64 = (100 << 20) - (16 << 10);
+
+/// How long the body of such a request is held back, so that the refusal is read first.
+const REFUSAL_TIME: Duration = Duration::from_millis(500);
 
 /// Payload bytes read from disk at a time.
 const PAYLOAD_CHUNK_BYTES: usize = 256 << 10;
@@ -71,32 +74,36 @@ impl HttpUpstream {
         self.http.get(url(spec, path)).header(CONNECTION, "close").timeout(timeout)
     }
 
-    /// The body of a submit, and whether any of it was handed to the connection.
-    async fn body(&self, job: &JobId, work: &Work) -> io::Result<(Body, u64, Arc<AtomicBool>)> {
+    /// The body of a submit, its length, and whether any of it was handed to the connection.
+    async fn body(&self, to: &Contact, job: &JobId, work: &Work) -> io::Result<(Body, u64, Arc<AtomicBool>)> {
         let tail = encode::manifest_part(&work.boundary, &work.manifest);
         let length = encode::content_length(&work.payload, &tail);
         let tail = stream::once(async move { Ok(Bytes::from(tail)) });
+        let too_long = to.dialect == Dialect::Sandrun && length > SANDRUN_BODY_BYTES_MAX;
+        let held_back = if too_long { REFUSAL_TIME } else { Duration::ZERO };
         let begun = Arc::new(AtomicBool::new(false));
         let body = match &work.payload {
             Payload::Inline(bytes) => {
                 let head = bytes.clone();
-                mark_begun(stream::once(async move { Ok(head) }).chain(tail), &begun)
+                tracked(stream::once(async move { Ok(head) }).chain(tail), held_back, &begun)
             }
             Payload::Spooled { .. } => {
                 let file = self.spool.open_payload(job).await?;
-                mark_begun(ReaderStream::with_capacity(file, PAYLOAD_CHUNK_BYTES).chain(tail), &begun)
+                tracked(ReaderStream::with_capacity(file, PAYLOAD_CHUNK_BYTES).chain(tail), held_back, &begun)
             }
         };
         Ok((body, length, begun))
     }
 }
 
-fn mark_begun(
+fn tracked(
     bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    held_back: Duration,
     begun: &Arc<AtomicBool>,
 ) -> Body {
     let begun = Arc::clone(begun);
-    Body::wrap_stream(bytes.inspect(move |_| begun.store(true, Ordering::Release)))
+    let wait = stream::once(tokio::time::sleep(held_back)).filter_map(|()| async { None });
+    Body::wrap_stream(wait.chain(bytes.inspect(move |_| begun.store(true, Ordering::Release))))
 }
 
 #[async_trait]
@@ -121,7 +128,7 @@ impl Upstream for HttpUpstream {
         {
             return SendOutcome::Refused { message };
         }
-        let (body, length, begun) = match self.body(job, work).await {
+        let (body, length, begun) = match self.body(to, job, work).await {
             Ok(body) => body,
             Err(error) => {
                 return SendOutcome::Unreachable {
@@ -265,7 +272,7 @@ impl<T> Answer<T> {
     }
 }
 
-/// Why an unmodified sandrun worker would misread this job or cut it off.
+/// Why an unmodified sandrun worker would misread this job.
 fn unfit_for_sandrun(work: &Work) -> Option<String> {
     let length = work.payload.bytes() + work.manifest.len() as u64;
     if length > SANDRUN_BODY_BYTES_MAX {

@@ -55,8 +55,8 @@ async fn worker_that_answers_only_between_jobs_is_given_one_at_a_time() {
     for round in 0..2 {
         standin.reset_peaks();
         let mut jobs = Vec::new();
-        for _ in 0..5 {
-            jobs.push(pool.run(&["run_ms=150"]).await);
+        for _ in 0..3 {
+            jobs.push(pool.run(&["run_ms=1300"]).await);
         }
         all_finished(&pool, &jobs).await;
         // The first round is where the pool learns it.

@@ -25,13 +25,16 @@ fn states() -> Vec<(&'static str, JobState)> {
         ("refused once", JobState::Queued { attempts: 1, refusal: Some(refusal()) }),
         ("assigned", JobState::Assigned { attempt: attempt(1), refusal: None }),
         ("assigned again", JobState::Assigned { attempt: attempt(2), refusal: Some(refusal()) }),
-        ("unknown", JobState::Unknown { attempt: attempt(1), since: at(2) }),
+        ("unknown", JobState::Unknown { attempt: attempt(1), since: at(2), reason: "timed out".into() }),
         ("running", JobState::Running { attempt: attempt(1), remote: "job_1".into() }),
         (
             "collecting",
             JobState::Collecting { attempt: attempt(1), remote: "job_1".into(), verdict: Verdict::Completed },
         ),
-        ("finished", JobState::Finished { outcome: Outcome::Completed, at: at(3), attempts: 1, place: None }),
+        (
+            "finished",
+            JobState::Finished { outcome: Outcome::Completed, at: at(3), attempt: attempt(1), remote: None },
+        ),
     ]
 }
 
@@ -43,7 +46,7 @@ fn events() -> Vec<(&'static str, JobEvent)> {
         ("refused", refused(Elsewhere::Possible)),
         ("refused by all", refused(Elsewhere::Impossible)),
         ("accepted", JobEvent::Accepted { remote: "job_9".into() }),
-        ("unanswered", JobEvent::Unanswered),
+        ("unanswered", JobEvent::Unanswered { reason: "timed out".into() }),
         ("absent", JobEvent::Absent),
         ("given up", JobEvent::GivenUp),
         ("ended", JobEvent::Ended { verdict: Verdict::Failed { exit_code: Some(3) } }),
@@ -85,7 +88,10 @@ fn every_state_and_event_moves_along_an_edge_or_is_refused() {
                     assert_eq!(next.attempts(), *attempts, "{state_name} × {event_name}");
                 }
                 (None, Err(refused)) => {
-                    assert_eq!(refused, InvalidTransition { state: state.clone(), event })
+                    assert_eq!(
+                        refused,
+                        InvalidTransition { state: state.clone().into(), event: event.into() }
+                    )
                 }
                 (edge, got) => panic!("{state_name} × {event_name}: expected {edge:?}, got {got:?}"),
             }
@@ -101,7 +107,7 @@ fn a_second_refusal_carries_the_workers_own_words() {
     let outcome = Outcome::Failed(failure);
     assert_eq!(
         apply(assigned, event, at(9)),
-        Ok(JobState::Finished { outcome, at: at(9), attempts: 2, place: None })
+        Ok(JobState::Finished { outcome, at: at(9), attempt: attempt(2), remote: None })
     );
 }
 

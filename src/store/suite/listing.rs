@@ -1,6 +1,7 @@
 //! Many jobs at once, and in order.
 
 use super::*;
+use crate::job::Attempt;
 
 every_store_holds! {
     unfinished_jobs_come_in_the_order_of_submission
@@ -52,7 +53,12 @@ async fn pages_follow_one_another_without_gap_or_overlap(store: Any) {
 
 async fn filters_by_status(store: Any) {
     let failure = Outcome::failed(crate::job::FailureCode::WorkerLost, "gone");
-    let failed = JobState::Finished { outcome: failure, at: at(9), attempts: 1, place: None };
+    let failed = JobState::Finished {
+        outcome: failure,
+        at: at(9),
+        attempt: Attempt { number: 1, worker: key(1), since: at(8) },
+        remote: None,
+    };
     for (n, state) in
         [queued(), assigned(key(1)), running(key(1)), finished(9), failed].into_iter().enumerate()
     {

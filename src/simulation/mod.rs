@@ -1,0 +1,233 @@
+//! The whole pool under faults, in simulated time: real queue, dispatcher, pool and prober over the store in memory and a world of
+//! workers that crash, forget, throttle, refuse and lose answers. A crash of the pool drops everything but the store.
+//!
+//! A seed is a history; the same seed is the same history. After each one:
+//!
+//! - **I1** every acknowledged job is in the store, and has ended;
+//! - **I2** no two runs of a job were alive at the same time;
+//! - **I3** no worker had more runs than its limit, and no slot is taken when nothing runs.
+//!
+//! `SIMULATION_SEEDS=N` runs N seeds, `SIMULATION_SEED=S` the one seed S with its log.
+
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::dispatch::{DispatchConfig, Dispatcher, Parts};
+use crate::job::{JobId, Priority};
+use crate::pool::Pool;
+use crate::pool::prober::Prober;
+use crate::queue::Queue;
+use crate::store::memory::{Fault, MemoryStore};
+use crate::store::{Inserted, JobFilter, NewJob, Payload, Store, Work};
+use crate::time::{Clock, Timestamp};
+use crate::worker::{WorkerKey, WorkerSpec};
+use world::World;
+
+const JOBS: u32 = 50;
+const WORKERS: u8 = 5;
+const SEEDS_DEFAULT: u64 = 10_000;
+
+/// Every history has ended long before this; one that has not is stuck.
+const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+const CONFIG: DispatchConfig = DispatchConfig {
+    worker_lost_after: Duration::from_secs(600),
+    log_bytes_max: 1000,
+    longest_job: Duration::from_secs(900),
+};
+
+/// One life of the pool's process.
+struct Life {
+    queue: Queue,
+    pool: Pool,
+    tasks: JoinSet<()>,
+}
+
+impl Life {
+    async fn begin(store: &Arc<MemoryStore>, world: &Arc<World>, clock: &Clock) -> Self {
+        let store: Arc<dyn Store> = Arc::clone(store) as _;
+        let bell = Arc::new(Notify::new());
+        let queue = Queue::new(Arc::clone(&store), None, clock.clone(), Arc::clone(&bell));
+        let under_way = queue.recover().await.expect("reads do not fail in this world");
+        let allowlist = world.keys().into_iter().map(WorkerSpec::for_tests).collect();
+        let pool = Pool::new(allowlist, Arc::clone(&bell));
+        let upstream = Arc::clone(world) as Arc<dyn crate::upstream::Upstream>;
+        let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), Duration::from_secs(30));
+        let parts =
+            Parts { queue: queue.clone(), pool: pool.clone(), store, upstream, clock: clock.clone(), bell };
+        let dispatcher = Dispatcher::new(parts, CONFIG);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::new(prober).run());
+        tasks.spawn(dispatcher.run(under_way));
+        Self { queue, pool, tasks }
+    }
+
+    async fn crash(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// One history.
+struct History {
+    rng: StdRng,
+    store: Arc<MemoryStore>,
+    world: Arc<World>,
+    clock: Clock,
+    acknowledged: Vec<JobId>,
+}
+
+impl History {
+    fn new(seed: u64) -> Self {
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+            store: Arc::new(MemoryStore::new()),
+            world: Arc::new(World::new(seed, WORKERS)),
+            clock: Clock::runtime(Timestamp::from_micros(1_795_478_492_000_000)),
+            acknowledged: Vec::new(),
+        }
+    }
+
+    /// Submits the jobs while everything fails now and then, and then lets the pool come to rest.
+    async fn play(&mut self) {
+        let begun = Instant::now();
+        let mut life = Life::begin(&self.store, &self.world, &self.clock).await;
+        for n in 0..JOBS {
+            sleep(Duration::from_millis(self.rng.random_range(0..3_000))).await;
+            match self.rng.random_range(0..100) {
+                0..4 => {
+                    life.crash().await;
+                    sleep(Duration::from_millis(self.rng.random_range(0..60_000))).await;
+                    life = Life::begin(&self.store, &self.world, &self.clock).await;
+                }
+                4..8 => {
+                    let fault =
+                        [Fault::Full, Fault::BrokenDone, Fault::BrokenUndone][self.rng.random_range(0..3)];
+                    self.store.fail_writes(self.rng.random_range(1..6), fault);
+                }
+                8..20 => self.world.disturb(),
+                _ => {}
+            }
+            self.submit(&life, n).await;
+        }
+        self.store.fail_writes(0, Fault::Full);
+        self.world.calm();
+        while self.unfinished().await > 0 || life.pool.view().iter().any(|worker| worker.active_jobs > 0) {
+            assert!(
+                begun.elapsed() < TIME_MAX,
+                "the pool does not come to rest: {:?}",
+                self.store.unfinished().await
+            );
+            sleep(Duration::from_secs(10)).await;
+        }
+        self.check(&life).await;
+        life.crash().await;
+    }
+
+    async fn submit(&mut self, life: &Life, n: u32) {
+        let mut bits = [0; 12];
+        bits[..4].copy_from_slice(&n.to_be_bytes());
+        let work = Work {
+            manifest: "{}".to_owned(),
+            boundary: "b".to_owned(),
+            payload: Payload::Inline(Bytes::new()),
+            sha256: [0; 32],
+        };
+        let priority = [Priority::High, Priority::Normal, Priority::Low][self.rng.random_range(0..3)];
+        let id = JobId::from_random(bits);
+        let job = NewJob {
+            id: id.clone(),
+            priority,
+            submitted_at: self.clock.now(),
+            work: work.into(),
+            idempotency: None,
+        };
+        if let Ok(Inserted::New(_)) = life.queue.submit(job).await {
+            self.acknowledged.push(id);
+        }
+    }
+
+    /// Jobs that the pool has to bring to an end: one whose insert was reported as failed waits for the next start.
+    async fn unfinished(&self) -> usize {
+        let rows = self.store.unfinished().await.expect("reads do not fail in this world");
+        rows.iter().filter(|row| self.acknowledged.contains(&row.id)).count()
+    }
+
+    async fn check(&self, life: &Life) {
+        for id in &self.acknowledged {
+            let row = self.store.job(id).await.unwrap().unwrap_or_else(|| panic!("I1: job {id} is lost"));
+            assert!(row.state.is_finished(), "I1: job {id} has not ended: {}", row.state);
+        }
+        self.world.check();
+        for worker in life.pool.view() {
+            assert_eq!(worker.active_jobs, 0, "I3: worker {} has a slot taken by nothing", worker.spec.key);
+        }
+        let rows = self.store.list(&JobFilter::default(), usize::MAX).await.unwrap();
+        assert!(rows.len() >= self.acknowledged.len());
+    }
+}
+
+fn run(seed: u64) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async { History::new(seed).play().await });
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_runs_twice_whatever_fails() {
+    if let Some(seed) = from_environment("SIMULATION_SEED") {
+        crate::telemetry::log_to_stderr(log::LevelFilter::Info);
+        return run(seed);
+    }
+    let seeds = from_environment("SIMULATION_SEEDS").unwrap_or(SEEDS_DEFAULT);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let failed = std::thread::scope(|scope| {
+        let shares: Vec<_> = (0..threads)
+            .map(|share| {
+                scope.spawn(move || {
+                    (share..seeds)
+                        .step_by(threads as usize)
+                        .find(|seed| std::panic::catch_unwind(|| run(*seed)).is_err())
+                })
+            })
+            .collect();
+        shares.into_iter().filter_map(|share| share.join().expect("panics are caught")).min()
+    });
+    assert_eq!(failed, None, "run it again with SIMULATION_SEED={}", failed.unwrap_or_default());
+}
+
+#[test]
+fn the_same_seed_is_the_same_history() {
+    let trace = |seed| {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut history = History::new(seed);
+            history.play().await;
+            let rows = history.store.list(&JobFilter::default(), usize::MAX).await.unwrap();
+            (rows, history.world.trace())
+        })
+    };
+    for seed in 0..20 {
+        assert_eq!(trace(seed), trace(seed), "seed {seed}");
+    }
+}
+
+/// The keys of the world's workers.
+fn worker_key(n: u8) -> WorkerKey {
+    WorkerKey::for_tests(n + 1)
+}
