@@ -49,10 +49,14 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let directory =
         tempfile::Builder::new().prefix("trusted-pool-demo-").tempdir().map_err(Failure::set_up)?.keep();
     let mut demo = Demo { directory, processes: Vec::new() };
-    let done = tokio::select! {
+    let mut done = tokio::select! {
         done = demo.show(&args) => done.map(|()| ExitCode::SUCCESS),
         ended = interruption() => ended.map(|()| ExitCode::from(INTERRUPTED)),
     };
+    if args.keep && done.as_ref().is_ok_and(|code| *code == ExitCode::SUCCESS) {
+        // What it was kept for is over then: no failure.
+        done = interruption().await.map(|()| ExitCode::SUCCESS);
+    }
     for process in &mut demo.processes {
         process.stop().await;
     }
@@ -77,7 +81,6 @@ impl Demo {
         download::all(&client, &job, &self.directory.join("outputs")).await?;
         if args.keep {
             self.invite(client.url(), &job);
-            interruption().await?;
         }
         Ok(())
     }
