@@ -52,6 +52,12 @@ impl DataDir {
         Ok(Self { jobs, _lock: lock })
     }
 
+    /// Where the jobs' directories are.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.jobs
+    }
+
     /// Makes the directory of a new job.
     ///
     /// # Errors

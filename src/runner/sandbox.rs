@@ -94,6 +94,16 @@ impl Sandbox {
         }
     }
 
+    /// Whether jobs can read a directory of the host (given canonically) whoever it belongs to.
+    #[must_use]
+    pub fn shows(&self, directory: &Path) -> bool {
+        match self {
+            Self::Bubblewrap(_) => directory.starts_with("/usr"),
+            // Without walls they can read everything; that was the operator's choice.
+            Self::None => false,
+        }
+    }
+
     /// The command that runs a job in its work directory.
     #[must_use]
     pub fn command(&self, plan: &Plan, work: &Path) -> Command {

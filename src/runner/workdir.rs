@@ -4,6 +4,7 @@
 //! at a path and then opening it: a file is opened first, and the kernel is then asked (through `/proc/self/fd`) what
 //! was really opened. Only the very path that was asked for will do, which rules out every link on the way.
 
+use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -143,6 +144,14 @@ impl Stamp {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+}
+
+impl fmt::Display for Stamp {
+    /// Text that differs whenever the stamp does.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, inode, modified, changed } = self;
+        write!(f, "{size:x}-{inode:x}-{:x}.{:x}-{:x}.{:x}", modified.0, modified.1, changed.0, changed.1)
     }
 }
 
