@@ -13,6 +13,7 @@
 //! - [`worker`]: who a worker is.
 //! - [`upstream`]: how the pool speaks to a worker.
 //! - [`retention`]: forgets jobs that ended long ago.
+//! - [`runner`]: the worker's side: it takes jobs and runs each in a sandbox.
 //! - [`server`]: puts the parts together, starts and stops them.
 //! - [`config`], [`cli`], [`client`]: what the operator decided, the command line, and a client of the pool's own API.
 //! - [`telemetry`]: the log.
@@ -31,6 +32,7 @@ pub mod proxy;
 pub mod queue;
 pub mod reconcile;
 pub mod retention;
+pub mod runner;
 pub mod server;
 #[cfg(test)]
 mod simulation;

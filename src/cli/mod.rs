@@ -15,7 +15,7 @@ mod progress;
 mod serve;
 mod status;
 mod submit;
-// mod worker;
+mod worker;
 mod workers;
 
 use std::ffi::OsString;
@@ -47,7 +47,7 @@ struct Cli {
 enum Command {
     /// Run the pool
     Serve(crate::config::ServeArgs),
-    // Worker(worker::Args),
+    Worker(worker::Args),
     Keygen(keygen::Args),
     /// Run a whole pool on this machine, with an example job
     Demo(demo::Args),
@@ -79,7 +79,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve(args) => return serve::run(&args),
-        // Command::Worker(args) => return worker::run(args),
+        Command::Worker(args) => return worker::run(args),
         Command::Keygen(args) => return keygen::run(args),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Submit(args) => block_on(submit::run(args)),

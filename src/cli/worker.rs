@@ -1,0 +1,210 @@
+//! `trusted-pool worker`: runs jobs on this machine.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::runner::sandbox::Sandbox;
+use crate::runner::server::{Stop, serve};
+use crate::runner::worker::{Settings, Worker};
+use crate::worker::identity::WorkerIdentity;
+
+/// Largest key file read, in bytes: a PEM of an Ed25519 key has about 120.
+const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Run jobs on this machine for a pool
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The worker's secret key, made by keygen
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    /// Jobs that run at once [default: number of CPUs]
+    #[arg(long, value_name = "N")]
+    capacity: Option<NonZeroU32>,
+    /// Directory for jobs and their results
+    #[arg(long, value_name = "DIR", default_value = "./worker-data")]
+    data: PathBuf,
+    /// What is around each job
+    #[arg(long, value_enum, default_value_t = Walls::Bubblewrap)]
+    sandbox: Walls,
+    /// How long a finished job's results are kept
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_time)]
+    keep: Duration,
+    /// Largest submission taken
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    max_upload: u64,
+    /// How long a job may run whose manifest does not say
+    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = parse_time)]
+    default_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Walls {
+    /// Namespaces of its own, no network, the system read-only
+    Bubblewrap,
+    /// Nothing but the worker's own user: for jobs that are trusted
+    None,
+}
+
+/// Runs the worker until a signal stops it.
+pub fn run(args: Args) -> ExitCode {
+    // Whoever embeds this may have set up logging already.
+    let _ = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).try_init();
+    match run_worker(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
+    let worker_id = read_key(&args.key)?.public();
+    let sandbox = match args.sandbox {
+        Walls::Bubblewrap => Sandbox::bubblewrap()
+            .map_err(|error| format!("{error}; to run jobs without a sandbox, say --sandbox none"))?,
+        Walls::None => {
+            log::warn!("jobs run without a sandbox: each can read and do whatever this user can");
+            Sandbox::None
+        }
+    };
+    let capacity = match args.capacity {
+        Some(capacity) => capacity,
+        None => NonZeroU32::try_from(std::thread::available_parallelism()?).unwrap_or(NonZeroU32::MIN),
+    };
+    let Args { listen, data, keep, max_upload, default_timeout, .. } = args;
+    log::info!(
+        "capacity {capacity}, sandbox {}, data {}, results kept {keep:?}, uploads up to {max_upload} bytes, \
+         jobs up to {default_timeout:?} unless they say otherwise",
+        sandbox.name(),
+        data.display(),
+    );
+    let named = data.display().to_string();
+    let settings = Settings { worker_id, capacity, data, sandbox, keep, max_upload, default_timeout };
+    let worker = Worker::open(settings).map_err(|error| format!("--data {named}: {error}"))?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener =
+            TcpListener::bind(listen).await.map_err(|error| format!("--listen {listen}: {error}"))?;
+        let address = listener.local_addr()?;
+        let stop = stop_signals()?;
+        log::info!("listening on http://{address} as worker {worker_id}");
+        // Nobody may be reading stdout, which is no reason to stop.
+        let _ = writeln!(io::stdout(), "listening on http://{address}\nWorker ID: {worker_id}");
+        serve(worker, listener, stop).await?;
+        log::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Turns SIGTERM and SIGINT into what the server is told.
+fn stop_signals() -> io::Result<mpsc::Receiver<Stop>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // The first word and one that hurries it up; more say nothing new.
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::spawn(async move {
+        loop {
+            let stop = tokio::select! {
+                _ = terminate.recv() => Stop::Drain,
+                _ = interrupt.recv() => Stop::Now,
+            };
+            let _ = sender.try_send(stop);
+        }
+    });
+    Ok(receiver)
+}
+
+/// Reads the key, if nobody else can.
+fn read_key(path: &Path) -> Result<WorkerIdentity, String> {
+    let named = path.display();
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("{named} does not exist: make it with trusted-pool keygen {named}")
+        }
+        _ => format!("{named}: {error}"),
+    })?;
+    let metadata = file.metadata().map_err(|error| format!("{named}: {error}"))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "{named} has mode {mode:04o}, so others than its owner can reach the secret key: chmod 600 {named}"
+        ));
+    }
+    let mut pem = String::new();
+    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut pem).map_err(|error| format!("{named}: {error}"))?;
+    WorkerIdentity::from_pkcs8_pem(&pem).map_err(|error| format!("{named}: {error}"))
+}
+
+/// Reads a time: a whole number and its unit.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    scaled(text, &units)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "a time is written like 500ms, 30s, 5m, 1h, 7d".into())
+}
+
+/// Reads a size: a whole number and its unit.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("B", 1)];
+    scaled(text, &units).ok_or_else(|| "a size is written like 4096B, 512KiB, 100MiB, 1GiB".into())
+}
+
+/// A positive number times the unit that it ends with.
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.find(|char: char| !char.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*factor).filter(|value| *value > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_need_a_unit_they_know() {
+        assert_eq!(parse_time("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        assert_eq!(parse_size("7B"), Ok(7));
+        for text in
+            ["", "5", "h", "0s", "-1s", "1.5h", "1 h", "1y", "99999999999999999999d", "9999999999999999999d"]
+        {
+            assert!(parse_time(text).is_err(), "{text:?}");
+        }
+        assert!(parse_size("1GB").is_err());
+    }
+
+    #[test]
+    fn key_that_others_can_read_is_refused_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("worker.pem");
+        assert!(read_key(&path).unwrap_err().contains("keygen"));
+        fs::write(&path, WorkerIdentity::generate().to_pkcs8_pem().as_bytes()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(read_key(&path).unwrap_err().contains("chmod 600"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        read_key(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, "nonsense").unwrap();
+        assert!(read_key(&path).unwrap_err().contains("PEM"));
+    }
+}

@@ -1,0 +1,61 @@
+//! What the worker says about itself.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use crate::runner::job::Status;
+use crate::runner::worker::Worker;
+
+/// Version of the protocol: 1 is sandrun's; 2 adds parallel jobs, long polls, idempotency keys, decoded paths.
+const PROTOCOL: u32 = 2;
+
+pub(super) async fn service(State(worker): State<Arc<Worker>>) -> Json<Value> {
+    Json(json!({
+        // Clients recognise a worker by this word.
+        "service": "sandrun",
+        "status": "running",
+        "role": "worker",
+        "version": env!("CARGO_PKG_VERSION"),
+        "protocol": PROTOCOL,
+        "worker_id": worker.settings.worker_id,
+        "endpoints": [
+            "GET /health", "GET /stats", "GET /environments", "POST /submit", "GET /jobs", "GET /status/{id}",
+            "GET /logs/{id}", "GET /outputs/{id}", "GET /download/{id}", "GET /download/{id}/{path}",
+            "GET /stream/{id}",
+        ],
+    }))
+}
+
+pub(super) async fn health(State(worker): State<Arc<Worker>>) -> Json<Value> {
+    Json(json!({
+        "status": "healthy",
+        "worker_id": worker.settings.worker_id,
+        "protocol": PROTOCOL,
+        "capacity": worker.registry.capacity(),
+        "active": worker.registry.active(),
+        "sandbox": worker.settings.sandbox.name(),
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+}
+
+pub(super) async fn stats(State(worker): State<Arc<Worker>>) -> Json<Value> {
+    let count = |status| worker.registry.count(status);
+    Json(json!({
+        "capacity": worker.registry.capacity(),
+        "active": worker.registry.active(),
+        "jobs": {
+            "queued": count(Status::Queued),
+            "running": count(Status::Running),
+            "completed": count(Status::Completed),
+            "failed": count(Status::Failed),
+        },
+        "uptime_seconds": worker.started.elapsed().as_secs(),
+    }))
+}
+
+pub(super) async fn environments() -> Json<Value> {
+    Json(json!({ "environments": [] }))
+}

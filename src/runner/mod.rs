@@ -1,0 +1,31 @@
+//! The worker's side: takes jobs over HTTP, runs each in a sandbox, and serves what it made.
+//!
+//! In the order a job meets them:
+//! - [`server`] listens, and stops in good order; `http` has one file per kind of request;
+//! - [`registry`] admits a job if it can run at once, and knows all jobs;
+//! - [`upload`] writes the request's files to the job's directory ([`jobdir`]) as they arrive;
+//! - [`order`] unpacks them ([`unpack`]) and decides with the [`manifest`] what is run, by which [`interpreter`];
+//! - [`execute`] runs it: a [`process`] in a [`sandbox`], its output kept as [`logs`], its [`usage`] measured;
+//! - [`job`] is what is then known; [`outputs`] lists its files and [`workdir`] opens them safely.
+
+pub mod execute;
+mod http;
+pub mod interpreter;
+pub mod job;
+pub mod jobdir;
+pub mod logs;
+pub mod manifest;
+pub mod order;
+pub mod outputs;
+pub mod path;
+pub mod process;
+pub mod range;
+pub mod refusal;
+pub mod registry;
+pub mod sandbox;
+pub mod server;
+pub mod unpack;
+pub mod upload;
+pub mod usage;
+pub mod workdir;
+pub mod worker;

@@ -1,0 +1,106 @@
+//! What a job costs: CPU time and memory, read from `/proc`.
+//!
+//! `wait4` would tell, but is out of reach of safe Rust. Two sources stand in for it. The kernel adds the CPU time of
+//! a child, and of all that the child waited for, to its parent's account when the parent reaps it: the step of our
+//! own account over one reaping is exact. Memory, and the CPU time of a job that is killed before its parts are waited
+//! for, come from samples of the live processes; a process's peak memory is kept by the kernel, so a late sample sees
+//! an early peak.
+
+use std::fs;
+use std::io;
+use std::process::{Child, ExitStatus};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Length of the clock tick of `/proc/*/stat`: `USER_HZ` is 100 on every Linux platform that Rust supports well.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Fields of `/proc/*/stat` counted from the state, which is the first after the program's name.
+const FIELD_CPU: [usize; 4] = [11, 12, 13, 14];
+const FIELD_CHILDREN_CPU: [usize; 2] = [13, 14];
+
+/// Most processes of one job that a sample looks at: sampling a fork bomb must not become one.
+const PROCESSES_MAX: usize = 256;
+
+/// Held over each reaping, because all reapings of this process book to the same account.
+static ACCOUNT: Mutex<()> = Mutex::new(());
+
+/// What a job has used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// CPU time of all its processes, user and system.
+    pub cpu: Duration,
+    /// The largest peak of resident memory among its processes, in bytes.
+    pub memory_peak_bytes: u64,
+}
+
+/// Reaps a child if it has ended, and tells the CPU time that it and all that it waited for have used.
+///
+/// # Errors
+/// When the child cannot be waited for.
+pub fn try_reap(child: &mut Child) -> io::Result<Option<(ExitStatus, Duration)>> {
+    let _account = ACCOUNT.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = cpu_of("self", &FIELD_CHILDREN_CPU).unwrap_or_default();
+    let Some(status) = child.try_wait()? else { return Ok(None) };
+    let after = cpu_of("self", &FIELD_CHILDREN_CPU).unwrap_or_default();
+    Ok(Some((status, after.saturating_sub(before))))
+}
+
+impl Usage {
+    /// Adds what the processes from `root` down show now.
+    pub fn sample(&mut self, root: u32) {
+        let mut cpu = Duration::ZERO;
+        let mut processes = vec![root.to_string()];
+        let mut at = 0;
+        while let Some(pid) = processes.get(at).cloned() {
+            at += 1;
+            cpu += cpu_of(&pid, &FIELD_CPU).unwrap_or_default();
+            self.memory_peak_bytes = self.memory_peak_bytes.max(memory_peak_of(&pid).unwrap_or_default());
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            processes.extend(children.split_whitespace().map(str::to_owned));
+            processes.truncate(PROCESSES_MAX);
+        }
+        self.cpu = self.cpu.max(cpu);
+    }
+}
+
+/// The sum of some CPU time fields of a process, or `None` when it is gone.
+fn cpu_of(pid: &str, fields: &[usize]) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name is in parentheses and may hold anything, spaces and parentheses too.
+    let values: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks = fields.iter().map(|field| values.get(*field)?.parse::<u32>().ok()).sum::<Option<u32>>()?;
+    Some(TICK * ticks)
+}
+
+fn memory_peak_of(pid: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn reaping_tells_the_cpu_time_of_a_child_and_its_children() {
+        let script = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+        let mut child =
+            Command::new("sh").args(["-c", "sh -c \"$1\"; exit 3", "sh", script]).spawn().unwrap();
+        let mut usage = Usage::default();
+        let (status, cpu) = loop {
+            usage.sample(child.id());
+            if let Some(end) = try_reap(&mut child).unwrap() {
+                break end;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(status.code(), Some(3));
+        assert!(cpu >= TICK, "{cpu:?}");
+        assert!(usage.memory_peak_bytes > 100_000, "{usage:?}");
+    }
+}
