@@ -1,4 +1,4 @@
-//! Forgets jobs that ended long ago.
+//! Forgets jobs that ended long ago, and before that the payloads of those that can no longer be retried.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use crate::queue::Queue;
 use crate::reconcile::Reconciler;
+use crate::spool::Spool;
 use crate::store::Store;
 use crate::time::Timestamp;
 
@@ -17,8 +18,11 @@ const BATCH: usize = 500;
 pub struct Retention {
     pub store: Arc<dyn Store>,
     pub queue: Queue,
+    pub spool: Arc<Spool>,
     /// How long a job is remembered after its end.
     pub keep: Duration,
+    /// How long it can be retried.
+    pub retry_keep: Duration,
 }
 
 #[async_trait]
@@ -28,9 +32,20 @@ impl Reconciler for Retention {
     }
 
     async fn run_once(&self, now: Timestamp) -> Result<Option<String>, String> {
+        // Never later than the job itself: its payload must not outlive the row that names it.
+        let before = now.minus(self.retry_keep.min(self.keep));
+        let dropped = self.store.drop_work(before, BATCH).await.map_err(|error| error.to_string())?;
+        for job in &dropped {
+            // What is left by a crash here is swept at the next start.
+            self.spool.remove(job).await.map_err(|error| error.to_string())?;
+        }
+        if dropped.len() == BATCH {
+            return Ok(Some(format!("dropped {BATCH} payloads")));
+        }
         let before = now.minus(self.keep);
         let forgotten = self.store.forget_finished(before, BATCH).await.map_err(|error| error.to_string())?;
         self.queue.forgot(forgotten);
-        Ok((forgotten > 0).then(|| format!("forgot {forgotten} jobs that ended before {before:?}")))
+        let done = dropped.len() + forgotten > 0;
+        Ok(done.then(|| format!("dropped {} payloads, forgot {forgotten} jobs", dropped.len())))
     }
 }

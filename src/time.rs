@@ -46,6 +46,9 @@ impl fmt::Debug for Timestamp {
     }
 }
 
+/// A wait for a time of day looks at the clock this often.
+const CLOCK_READ_AGAIN: Duration = Duration::from_secs(30);
+
 /// Where `now` comes from: the system's clock, or the paused clock of a simulation.
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -70,6 +73,19 @@ impl Clock {
                 Err(before_epoch) => Timestamp(0).minus(before_epoch.duration()),
             },
             Self::Runtime { start, origin } => start.plus(origin.elapsed()),
+        }
+    }
+
+    /// Waits for a time; for ever when there is none.
+    pub async fn reached(&self, at: Option<Timestamp>) {
+        let Some(at) = at else { return std::future::pending().await };
+        loop {
+            let left = at.since(self.now());
+            if left.is_zero() {
+                return;
+            }
+            // The clock may be set meanwhile: it is read again now and then.
+            tokio::time::sleep(left.min(CLOCK_READ_AGAIN)).await;
         }
     }
 }

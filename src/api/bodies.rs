@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::job::{Failure, JobId, JobState, Outcome};
+use crate::job::{Attempt, Failure, JobId, Outcome};
 use crate::pool::WorkerView;
 use crate::pool::health::Standing;
 use crate::store::{JobRow, Logs, Truncation};
@@ -24,22 +24,37 @@ pub struct StatusBody<'a> {
     attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue_position: Option<usize>,
+    /// Why it waits, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<AttemptBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a Failure>,
 }
 
+/// The attempt under way.
+#[derive(Serialize)]
+struct AttemptBody {
+    number: u32,
+    worker_id: String,
+    since: f64,
+}
+
+impl AttemptBody {
+    fn of(attempt: &Attempt) -> Self {
+        let (number, since) = (attempt.number, attempt.since.as_unix_seconds());
+        Self { number, worker_id: attempt.worker.to_string(), since }
+    }
+}
+
 impl<'a> StatusBody<'a> {
-    /// `queue_position` counts the jobs that are taken before this one.
-    pub fn new(row: &'a JobRow, queue_position: Option<usize>) -> Self {
+    pub fn new(row: &'a JobRow) -> Self {
         let status = row.state.status().as_str();
-        let (completed_at, error) = match &row.state {
-            JobState::Finished { outcome: Outcome::Completed, at, .. } => (Some(*at), None),
-            JobState::Finished { outcome: Outcome::Failed(failure), at, .. } => (Some(*at), Some(failure)),
-            JobState::Queued { .. }
-            | JobState::Assigned { .. }
-            | JobState::Unknown { .. }
-            | JobState::Running { .. }
-            | JobState::Collecting { .. } => (None, None),
+        let end = row.state.end();
+        let error = match end {
+            Some((Outcome::Failed(failure), _)) => Some(failure),
+            Some((Outcome::Completed | Outcome::Cancelled, _)) | None => None,
         };
         Self {
             job_id: &row.id,
@@ -47,12 +62,20 @@ impl<'a> StatusBody<'a> {
             pool_status: status,
             worker_id: row.state.worker().map(|worker| worker.to_string()),
             submitted_at: row.submitted_at.as_unix_seconds(),
-            completed_at: completed_at.map(Timestamp::as_unix_seconds),
+            completed_at: end.map(|(_, at)| at.as_unix_seconds()),
             priority: row.priority.to_string(),
             attempts: row.state.attempts(),
-            queue_position,
+            queue_position: None,
+            reason: None,
+            attempt: row.state.attempt().map(AttemptBody::of),
             error,
         }
+    }
+
+    /// Says how many jobs are taken before this one, and why it waits.
+    pub fn waiting(mut self, ahead: usize, reason: String) -> Self {
+        (self.queue_position, self.reason) = (Some(ahead), Some(reason));
+        self
     }
 
     /// The answer up to the place where the worker's own status stands; [`STATUS_END`] ends it.
@@ -84,7 +107,7 @@ pub fn is_json_object(text: &[u8]) -> bool {
 
 /// One row of `GET /jobs`.
 pub fn job_summary(row: &JobRow) -> Value {
-    serde_json::to_value(StatusBody::new(row, None)).expect("plain data is written as JSON")
+    serde_json::to_value(StatusBody::new(row)).expect("plain data is written as JSON")
 }
 
 /// `GET /logs/{job}`.
@@ -154,6 +177,9 @@ fn worker(view: &WorkerView, now: Timestamp) -> Value {
         "last_error": view.health.reason(),
         "identity": identity,
         "protocol": view.health.dialect,
+        "draining": view.drain.as_ref().map(|drain| json!({
+            "reason": drain.reason, "since": drain.since.as_unix_seconds(),
+        })),
         "throttled_until": view.throttled_until.filter(|until| *until > now).map(Timestamp::as_unix_seconds),
         "labels": view.spec.labels,
     })
@@ -162,23 +188,31 @@ fn worker(view: &WorkerView, now: Timestamp) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Attempt, FailureCode, Priority};
+    use crate::job::{FailureCode, JobState, Last, Priority};
     use crate::worker::WorkerKey;
 
     fn row(state: JobState) -> JobRow {
         let id = JobId::from_random([1; 12]);
         let submitted_at = Timestamp::from_micros(1_500_000);
-        JobRow { id, sequence: 1, version: 1, priority: Priority::Normal, submitted_at, state }
+        JobRow {
+            id,
+            sequence: 1,
+            version: 1,
+            priority: Priority::Normal,
+            submitted_at,
+            terms: Default::default(),
+            state,
+        }
     }
 
     fn status(state: JobState, worker_status: Option<&str>) -> Value {
         let row = row(state);
-        serde_json::from_str(&StatusBody::new(&row, None).whole(worker_status)).unwrap()
+        serde_json::from_str(&StatusBody::new(&row).whole(worker_status)).unwrap()
     }
 
     #[test]
     fn what_is_not_known_is_null() {
-        let body = status(JobState::Queued { attempts: 0, refusal: None }, None);
+        let body = status(JobState::submitted(Timestamp::from_micros(1_500_000)), None);
         assert_eq!(body["status"], "queued");
         assert_eq!(body["pool_status"], "queued");
         assert_eq!(body["submitted_at"], 1.5);
@@ -191,8 +225,8 @@ mod tests {
     fn a_failed_job_says_why() {
         let outcome = Outcome::failed(FailureCode::Rejected, "No entrypoint specified");
         let at = Timestamp::from_micros(2_000_000);
-        let attempt = Attempt { number: 1, worker: WorkerKey::for_tests(1), since: at };
-        let body = status(JobState::Finished { outcome, at, attempt, remote: None }, None);
+        let last = Some(Last { worker: WorkerKey::for_tests(1), remote: None });
+        let body = status(JobState::Finished { outcome, at, attempts: 1, last }, None);
         assert_eq!(body["error"], json!({"code": "rejected", "message": "No entrypoint specified"}));
         assert_eq!((&body["status"], &body["completed_at"]), (&json!("failed"), &json!(2.0)));
     }
@@ -200,10 +234,10 @@ mod tests {
     #[test]
     fn a_workers_status_that_is_no_object_does_not_break_the_answer() {
         for broken in ["", "{", "[1]", "nonsense", "{} {}"] {
-            let body = status(JobState::Queued { attempts: 0, refusal: None }, Some(broken));
+            let body = status(JobState::submitted(Timestamp::from_micros(1_500_000)), Some(broken));
             assert_eq!(body["worker_status"], Value::Null, "{broken}");
         }
-        let body = status(JobState::Queued { attempts: 0, refusal: None }, Some(r#" {"a": 1} "#));
+        let body = status(JobState::submitted(Timestamp::from_micros(1_500_000)), Some(r#" {"a": 1} "#));
         assert_eq!(body["worker_status"], json!({"a": 1}));
     }
 

@@ -13,6 +13,7 @@ pub enum ProblemCode {
     NotFound,
     JobNotFound,
     OutputNotFound,
+    WorkerNotFound,
     MethodNotAllowed,
     RequestTimeout,
     /// The idempotency key was used for something else.
@@ -21,6 +22,10 @@ pub enum ProblemCode {
     NotDispatched,
     /// The job has not ended.
     NotFinished,
+    /// The job's state forbids it.
+    WrongState,
+    /// What would be sent for the job is no longer kept.
+    PayloadExpired,
     /// The worker had it and has forgotten it.
     OutputExpired,
     LengthRequired,
@@ -31,21 +36,27 @@ pub enum ProblemCode {
     WorkerUnreachable,
     /// The worker is silent while it runs a job.
     WorkerBusy,
+    /// A bound of the pool is reached.
+    QueueFull,
+    TooManyUploads,
     ShuttingDown,
     StorageFull,
 }
 
 impl ProblemCode {
-    pub const ALL: [ProblemCode; 18] = [
+    pub const ALL: [ProblemCode; 23] = [
         Self::BadRequest,
         Self::NotFound,
         Self::JobNotFound,
         Self::OutputNotFound,
+        Self::WorkerNotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::IdempotencyConflict,
         Self::NotDispatched,
         Self::NotFinished,
+        Self::WrongState,
+        Self::PayloadExpired,
         Self::OutputExpired,
         Self::LengthRequired,
         Self::TooLarge,
@@ -53,6 +64,8 @@ impl ProblemCode {
         Self::WorkerError,
         Self::WorkerUnreachable,
         Self::WorkerBusy,
+        Self::QueueFull,
+        Self::TooManyUploads,
         Self::ShuttingDown,
         Self::StorageFull,
     ];
@@ -63,11 +76,14 @@ impl ProblemCode {
             Self::NotFound => "not_found",
             Self::JobNotFound => "job_not_found",
             Self::OutputNotFound => "output_not_found",
+            Self::WorkerNotFound => "worker_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::IdempotencyConflict => "idempotency_conflict",
             Self::NotDispatched => "not_dispatched",
             Self::NotFinished => "not_finished",
+            Self::WrongState => "wrong_state",
+            Self::PayloadExpired => "payload_expired",
             Self::OutputExpired => "output_expired",
             Self::LengthRequired => "length_required",
             Self::TooLarge => "too_large",
@@ -75,6 +91,8 @@ impl ProblemCode {
             Self::WorkerError => "worker_error",
             Self::WorkerUnreachable => "worker_unreachable",
             Self::WorkerBusy => "worker_busy",
+            Self::QueueFull => "queue_full",
+            Self::TooManyUploads => "too_many_uploads",
             Self::ShuttingDown => "shutting_down",
             Self::StorageFull => "storage_full",
         }
@@ -83,16 +101,22 @@ impl ProblemCode {
     pub fn status(self) -> StatusCode {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::NotFound | Self::JobNotFound | Self::OutputNotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::JobNotFound | Self::OutputNotFound | Self::WorkerNotFound => {
+                StatusCode::NOT_FOUND
+            }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::IdempotencyConflict | Self::NotDispatched | Self::NotFinished => StatusCode::CONFLICT,
-            Self::OutputExpired => StatusCode::GONE,
+            Self::IdempotencyConflict | Self::NotDispatched | Self::NotFinished | Self::WrongState => {
+                StatusCode::CONFLICT
+            }
+            Self::OutputExpired | Self::PayloadExpired => StatusCode::GONE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::WorkerError | Self::WorkerUnreachable => StatusCode::BAD_GATEWAY,
-            Self::WorkerBusy | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::WorkerBusy | Self::QueueFull | Self::TooManyUploads | Self::ShuttingDown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -100,16 +124,21 @@ impl ProblemCode {
     /// How long a client should wait before it tries again, where waiting helps.
     pub fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::NotDispatched | Self::NotFinished | Self::WorkerBusy => Some(Duration::from_secs(2)),
-            Self::WorkerUnreachable | Self::ShuttingDown => Some(Duration::from_secs(10)),
+            Self::NotDispatched | Self::NotFinished | Self::WorkerBusy | Self::TooManyUploads => {
+                Some(Duration::from_secs(2))
+            }
+            Self::WorkerUnreachable | Self::QueueFull | Self::ShuttingDown => Some(Duration::from_secs(10)),
             Self::StorageFull => Some(Duration::from_secs(60)),
             Self::BadRequest
             | Self::NotFound
             | Self::JobNotFound
             | Self::OutputNotFound
+            | Self::WorkerNotFound
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::IdempotencyConflict
+            | Self::WrongState
+            | Self::PayloadExpired
             | Self::OutputExpired
             | Self::LengthRequired
             | Self::TooLarge
@@ -142,6 +171,13 @@ impl Problem {
     pub fn job_not_found() -> Self {
         // The words of the sandrun worker, which its clients look for.
         Self::new(ProblemCode::JobNotFound, "Job not found")
+    }
+
+    pub fn worker_not_found() -> Self {
+        Self::new(
+            ProblemCode::WorkerNotFound,
+            "the allowlist names no such worker; a key in a path is base64url",
+        )
     }
 
     pub fn body(&self) -> Value {

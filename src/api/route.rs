@@ -4,6 +4,7 @@ use http::Method;
 
 use super::problem::{Problem, ProblemCode};
 use crate::job::JobId;
+use crate::worker::WorkerKey;
 
 /// Longest path of an output, in bytes after decoding: what Linux takes.
 const OUTPUT_PATH_BYTES_MAX: usize = 4096;
@@ -21,6 +22,10 @@ pub enum Route {
     Archive(JobId),
     Logs(JobId),
     Stream(JobId),
+    Cancel(JobId),
+    Retry(JobId),
+    Drain(WorkerKey),
+    Resume(WorkerKey),
     Jobs,
     Pool,
     Health,
@@ -173,6 +178,13 @@ impl Route {
             ("pool", None) => Self::Pool,
             ("health", None) => Self::Health,
             ("ready", None) => Self::Ready,
+            ("cancel", Some(job)) => return Ok((Allows::Post, Self::Cancel(job_id(job)?))),
+            ("retry", Some(job)) => return Ok((Allows::Post, Self::Retry(job_id(job)?))),
+            ("workers", Some(rest)) => match rest.split_once('/') {
+                Some((worker, "drain")) => return Ok((Allows::Post, Self::Drain(worker_key(worker)?))),
+                Some((worker, "resume")) => return Ok((Allows::Post, Self::Resume(worker_key(worker)?))),
+                Some(_) | None => return Err(not_found()),
+            },
             ("status", Some(job)) => Self::Status(job_id(job)?),
             ("logs", Some(job)) => Self::Logs(job_id(job)?),
             ("stream", Some(job)) => Self::Stream(job_id(job)?),
@@ -194,6 +206,13 @@ impl Route {
 /// What is no job id is no job.
 fn job_id(text: &str) -> Result<JobId, Problem> {
     text.parse().map_err(|_| Problem::job_not_found())
+}
+
+/// A worker's key in a path is base64url, with or without its padding; what is none names no worker.
+fn worker_key(text: &str) -> Result<WorkerKey, Problem> {
+    let decoded = percent_decoded(text).and_then(|bytes| String::from_utf8(bytes).ok());
+    let key = decoded.and_then(|text| WorkerKey::parse_any(&text).ok());
+    key.ok_or_else(Problem::worker_not_found)
 }
 
 #[cfg(test)]
@@ -227,7 +246,12 @@ mod tests {
         assert_eq!(get(&format!("/download/{JOB}/a%20b%25%3F%23.txt")), output("a b%?#.txt"));
         assert_eq!(Route::of(&Method::HEAD, &format!("/download/{JOB}")), Route::Archive(job.clone()));
         assert_eq!(get(&format!("/logs/{JOB}")), Route::Logs(job.clone()));
-        assert_eq!(get(&format!("/stream/{JOB}")), Route::Stream(job));
+        assert_eq!(get(&format!("/stream/{JOB}")), Route::Stream(job.clone()));
+        assert_eq!(Route::of(&Method::POST, &format!("/cancel/{JOB}")), Route::Cancel(job.clone()));
+        assert_eq!(Route::of(&Method::POST, &format!("/retry/{JOB}")), Route::Retry(job));
+        let key = WorkerKey::for_tests(1);
+        let path = format!("/workers/{}/drain", key.to_url_safe());
+        assert_eq!(Route::of(&Method::POST, &path), Route::Drain(key));
         assert_eq!(Route::of(&Method::OPTIONS, "/submit"), Route::Preflight);
     }
 

@@ -44,7 +44,7 @@ impl Status {
     pub fn is_finished(&self) -> bool {
         match self.pool_status {
             PoolStatus::Queued | PoolStatus::Dispatched | PoolStatus::Running => false,
-            PoolStatus::Completed | PoolStatus::Failed => true,
+            PoolStatus::Completed | PoolStatus::Failed | PoolStatus::Cancelled => true,
         }
     }
 

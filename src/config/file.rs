@@ -26,6 +26,13 @@ const SUBMIT_TIMEOUT: RangeInclusive<Duration> = millis(1_000, DAY);
 // Clients wait for it.
 const STATUS_TIMEOUT: RangeInclusive<Duration> = millis(100, MINUTE);
 const WORKER_LOST_AFTER: RangeInclusive<Duration> = millis(1_000, Duration::from_secs(7 * 24 * 60 * 60));
+const ATTEMPTS: RangeInclusive<u32> = 1..=100;
+const QUEUE_TIMEOUT: RangeInclusive<Duration> = millis(1_000, Duration::from_secs(365 * 24 * 60 * 60));
+// A waiting job takes about half a KiB of memory.
+const QUEUED_JOBS: RangeInclusive<u32> = 1..=10_000_000;
+// Each may hold 1 MiB of buffers.
+const OPEN_UPLOADS: RangeInclusive<u32> = 1..=10_000;
+const SPOOL_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 50;
 const HISTORY_KEEP: RangeInclusive<Duration> = millis(1_000, Duration::from_secs(3650 * 24 * 60 * 60));
 // A log is one value of a row, read and written whole.
 const LOG_BYTES: RangeInclusive<u64> = 1 << 10..=256 << 20;
@@ -91,6 +98,21 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
     read_duration(top, "submit_timeout", &mut dispatch.submit_timeout, &SUBMIT_TIMEOUT);
     read_duration(top, "status_timeout", &mut dispatch.status_timeout, &STATUS_TIMEOUT);
     read_duration(top, "worker_lost_after", &mut dispatch.worker_lost_after, &WORKER_LOST_AFTER);
+    let defaults = &mut dispatch.defaults;
+    top.read("on_unknown", &mut defaults.on_unknown, |text| {
+        text.parse().map_err(|_| "is neither hold nor retry".to_owned())
+    });
+    top.read("on_worker_lost", &mut defaults.on_worker_lost, |text| {
+        text.parse().map_err(|_| "is not one of hold, retry, fail".to_owned())
+    });
+    top.read("max_attempts", &mut defaults.max_attempts, |text| units::count(text, &ATTEMPTS));
+    top.read("queue_timeout", &mut defaults.queue_timeout, |text| {
+        units::duration(text, &QUEUE_TIMEOUT).map(Some)
+    });
+    top.read("max_queued_jobs", &mut dispatch.queued_jobs_max, |text| units::count(text, &QUEUED_JOBS));
+    top.read("max_open_uploads", &mut uploads.open_max, |text| units::count(text, &OPEN_UPLOADS));
+    read_size(top, "max_spool_bytes", &mut uploads.spool_bytes_max, &SPOOL_BYTES);
+    read_duration(top, "retry_keep", &mut history.retry_keep, &HISTORY_KEEP);
     top.section("history", |section| {
         read_duration(section, "keep", &mut history.keep, &HISTORY_KEEP);
         read_size(section, "max_log_bytes", &mut history.log_bytes_max, &LOG_BYTES);

@@ -23,6 +23,7 @@ use std::time::Duration;
 pub use args::ServeArgs;
 pub use problem::{ConfigErrors, Problem};
 
+use crate::job::{DefaultTerms, OnUnknown, OnWorkerLost};
 use crate::worker::Allowlist;
 use problem::Place;
 
@@ -52,6 +53,10 @@ pub struct UploadsConfig {
     pub timeout: Duration,
     /// Between two pieces of an upload.
     pub idle_timeout: Duration,
+    /// Uploads at once (`max_open_uploads`).
+    pub open_max: u32,
+    /// Bytes of all payloads that wait on disk (`max_spool_bytes`).
+    pub spool_bytes_max: u64,
 }
 
 /// How jobs are sent to workers and followed there.
@@ -64,12 +69,18 @@ pub struct DispatchConfig {
     pub status_timeout: Duration,
     /// Until the jobs of a worker that is down count as lost.
     pub worker_lost_after: Duration,
+    /// What holds where a job's own terms say nothing.
+    pub defaults: DefaultTerms,
+    /// Waiting jobs (`max_queued_jobs`).
+    pub queued_jobs_max: u32,
 }
 
 /// What is kept of a job that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryConfig {
     pub keep: Duration,
+    /// How long the payload of a job that failed or was cancelled is kept, so that it can be run again.
+    pub retry_keep: Duration,
     /// Bytes of standard output kept for a job, and as many of standard error (`max_log_bytes`).
     pub log_bytes_max: u64,
 }
@@ -111,7 +122,13 @@ impl Default for Config {
 
 impl Default for UploadsConfig {
     fn default() -> Self {
-        Self { bytes_max: 1 << 30, timeout: Duration::from_secs(3600), idle_timeout: Duration::from_secs(60) }
+        Self {
+            bytes_max: 1 << 30,
+            timeout: Duration::from_secs(3600),
+            idle_timeout: Duration::from_secs(60),
+            open_max: 256,
+            spool_bytes_max: 64 << 30,
+        }
     }
 }
 
@@ -121,13 +138,24 @@ impl Default for DispatchConfig {
             submit_timeout: Duration::from_secs(15 * 60),
             status_timeout: Duration::from_secs(2),
             worker_lost_after: Duration::from_secs(10 * 60),
+            defaults: DefaultTerms {
+                on_unknown: OnUnknown::Hold,
+                on_worker_lost: OnWorkerLost::Fail,
+                max_attempts: 3,
+                queue_timeout: None,
+            },
+            queued_jobs_max: 100_000,
         }
     }
 }
 
 impl Default for HistoryConfig {
     fn default() -> Self {
-        Self { keep: Duration::from_secs(7 * 24 * 3600), log_bytes_max: 10 << 20 }
+        Self {
+            keep: Duration::from_secs(7 * 24 * 3600),
+            retry_keep: Duration::from_secs(24 * 3600),
+            log_bytes_max: 10 << 20,
+        }
     }
 }
 

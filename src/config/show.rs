@@ -16,6 +16,16 @@ impl fmt::Display for Config {
         writeln!(f, "submit_timeout: {}", show_duration(dispatch.submit_timeout))?;
         writeln!(f, "status_timeout: {}", show_duration(dispatch.status_timeout))?;
         writeln!(f, "worker_lost_after: {}", show_duration(dispatch.worker_lost_after))?;
+        writeln!(f, "on_unknown: {}", dispatch.defaults.on_unknown)?;
+        writeln!(f, "on_worker_lost: {}", dispatch.defaults.on_worker_lost)?;
+        writeln!(f, "max_attempts: {}", dispatch.defaults.max_attempts)?;
+        if let Some(timeout) = dispatch.defaults.queue_timeout {
+            writeln!(f, "queue_timeout: {}", show_duration(timeout))?;
+        }
+        writeln!(f, "max_queued_jobs: {}", dispatch.queued_jobs_max)?;
+        writeln!(f, "max_open_uploads: {}", uploads.open_max)?;
+        writeln!(f, "max_spool_bytes: {}", show_size(uploads.spool_bytes_max))?;
+        writeln!(f, "retry_keep: {}", show_duration(history.retry_keep))?;
         writeln!(f, "history:")?;
         writeln!(f, "  keep: {}", show_duration(history.keep))?;
         writeln!(f, "  max_log_bytes: {}", show_size(history.log_bytes_max))?;

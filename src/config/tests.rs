@@ -75,6 +75,14 @@ max_upload: 10MB
 submit_timeout: 20m
 status_timeout: 1500ms
 worker_lost_after: 1h
+on_unknown: retry
+on_worker_lost: hold
+max_attempts: 5
+queue_timeout: 1d
+max_queued_jobs: 1000
+max_open_uploads: 8
+max_spool_bytes: 1GiB
+retry_keep: 1h
 history: {{keep: 30d, max_log_bytes: 64KiB}}
 health: {{interval: 10s, timeout: 1s}}
 uploads: {{timeout: 2h, idle_timeout: 30s}}
@@ -95,7 +103,13 @@ workers:
     assert_eq!(config.data, Path::new("/var/lib/pool"));
     assert_eq!(
         config.uploads,
-        UploadsConfig { bytes_max: 10_000_000, timeout: seconds(7200), idle_timeout: seconds(30) }
+        UploadsConfig {
+            bytes_max: 10_000_000,
+            timeout: seconds(7200),
+            idle_timeout: seconds(30),
+            open_max: 8,
+            spool_bytes_max: 1 << 30,
+        }
     );
     assert_eq!(
         config.dispatch,
@@ -103,9 +117,19 @@ workers:
             submit_timeout: seconds(1200),
             status_timeout: Duration::from_millis(1500),
             worker_lost_after: seconds(3600),
+            defaults: DefaultTerms {
+                on_unknown: OnUnknown::Retry,
+                on_worker_lost: OnWorkerLost::Hold,
+                max_attempts: 5,
+                queue_timeout: Some(seconds(86400)),
+            },
+            queued_jobs_max: 1000,
         }
     );
-    assert_eq!(config.history, HistoryConfig { keep: seconds(30 * 86400), log_bytes_max: 65536 });
+    assert_eq!(
+        config.history,
+        HistoryConfig { keep: seconds(30 * 86400), retry_keep: seconds(3600), log_bytes_max: 65536 }
+    );
     assert_eq!(config.health, HealthConfig { interval: seconds(10), timeout: seconds(1) });
     assert_eq!(config.server, ServerConfig { threads: 3, shutdown_timeout: Duration::ZERO });
     assert_eq!(config.log, log::LevelFilter::Debug);

@@ -1,20 +1,22 @@
 //! One attempt at running a job: send, watch, collect, finish.
 //!
-//! Each step reads where the job stands from its state and leaves it one state further, so an attempt can be entered at any step: a restart
+//! Each step begins from the job's state and leaves it one state further, so an attempt can be entered at any step: a restart
 //! begins where the last process stopped. A cancel or crash between two steps loses nothing but the work of the step that was under way.
+//!
+//! A client or a deadline may move the job meanwhile. A step that then no longer fits is not made, and the attempt goes on from where the
+//! job was moved to, as long as it is still this attempt's.
 
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::Dispatcher;
 use crate::activity::CountedGuard;
-use crate::job::{Attempt, Elsewhere, JobEvent, JobState, RemoteId, Verdict};
+use crate::job::{AfterLoss, Attempt, Deadline, Elsewhere, JobEvent, JobState, OnWorkerLost, RemoteId};
 use crate::pool::Slot;
-use crate::queue::LiveJob;
+use crate::queue::{AdvanceError, LiveJob};
 use crate::store::Results;
+use crate::time::Timestamp;
 use crate::upstream::{Answer, Contact, Patience, RemoteStatus, SendOutcome, Stage};
 use crate::worker::Dialect;
 
@@ -23,59 +25,87 @@ const POLL_FIRST: Duration = Duration::from_millis(20);
 const POLL_MAX: Duration = Duration::from_secs(1);
 
 /// How long a worker that can wait for news is asked to wait.
-const LONG_POLL: Duration = Duration::from_secs(30);
+pub(super) const LONG_POLL: Duration = Duration::from_secs(30);
 
 /// Pauses between calls to a worker that cannot be reached.
 const LOST_FIRST: Duration = Duration::from_millis(250);
-const LOST_MAX: Duration = Duration::from_secs(10);
+pub(super) const LOST_MAX: Duration = Duration::from_secs(10);
 
 /// A worker silent for this long while it has a job runs one job at a time.
 const SERIAL_AFTER: Duration = Duration::from_secs(1);
 
-/// The worker's slot is held while results are fetched, because a serial worker is silent again once it has the next
-/// job; but not longer than this.
-const COLLECT_WITH_SLOT: Duration = Duration::from_secs(10);
+/// What a worker may take beyond a job's own timeout before the pool ends the job itself.
+const RUN_GRACE: Duration = Duration::from_secs(30);
 
-/// What a step leaves to be done.
+/// Where a step leaves the attempt.
 pub(super) enum Next {
-    Continue,
+    /// The job is in this state, and still this attempt's.
+    At(JobState),
+    /// The attempt has nothing more to do.
     Over,
 }
 
 impl Dispatcher {
     /// Runs an attempt from where the job stands until it is over or the job is back in the queue.
-    pub(super) async fn run_attempt(&self, job: &LiveJob, slot: Slot, mut sending: Option<CountedGuard>) {
+    pub(super) async fn run_attempt(
+        &self,
+        job: &LiveJob,
+        mut state: JobState,
+        slot: Slot,
+        mut sending: Option<CountedGuard>,
+    ) {
         let mut slot = Some(slot);
         loop {
-            let step = match job.state() {
+            let next = match state {
+                // What happens to it from here on is another attempt's business.
                 JobState::Queued { .. } | JobState::Finished { .. } => return,
                 JobState::Assigned { attempt, .. } => self.send(job, &attempt, sending.take()).await,
-                JobState::Unknown { attempt, since, .. } => {
-                    self.resolve(job, &attempt, since, &mut slot).await
+                JobState::Unknown { attempt, since, reason } => {
+                    self.resolve(job, &attempt, since, &reason).await
                 }
-                JobState::Running { attempt, remote } => self.watch(job, &attempt, &remote).await,
-                JobState::Collecting { attempt, remote, verdict } => {
-                    self.collect(job, &attempt, &remote, verdict, &mut slot).await
+                JobState::Running { attempt, remote, since } => {
+                    self.watch(job, &attempt, &remote, since).await
+                }
+                JobState::Collecting { attempt, remote, .. } => {
+                    self.collect(job, &attempt, &remote, &mut slot).await
+                }
+                JobState::Settling { attempt, remote, at, .. } => {
+                    self.settle(job, &attempt, remote.as_ref(), at).await
                 }
             };
-            match step {
-                Next::Continue => {}
+            match next {
+                Next::At(moved) => state = moved,
                 Next::Over => return,
             }
         }
     }
 
-    /// Records what happened; the attempt goes on unless somebody else has moved the job.
-    pub(super) async fn step(&self, job: &LiveJob, event: JobEvent) -> Next {
-        self.step_with(job, event, None).await
+    /// Records what happened.
+    pub(super) async fn step(&self, job: &LiveJob, attempt: &Attempt, event: JobEvent) -> Next {
+        self.step_with(job, attempt, event, None).await
     }
 
-    async fn step_with(&self, job: &LiveJob, event: JobEvent, results: Option<Results>) -> Next {
+    pub(super) async fn step_with(
+        &self,
+        job: &LiveJob,
+        attempt: &Attempt,
+        event: JobEvent,
+        results: Option<Results>,
+    ) -> Next {
         match self.queue.advance(job, event, results).await {
             Ok(state) => {
-                log::info!("job {} is {}", job.id(), state);
-                Next::Continue
+                log::info!("job {} is {state}", job.id());
+                Next::At(state)
             }
+            // Somebody else moved the job meanwhile: only to where this attempt has something else to do.
+            Err(AdvanceError::Invalid(_)) => match self.moved(job, attempt) {
+                Next::At(state @ JobState::Settling { .. }) => Next::At(state),
+                Next::At(state) => {
+                    log::error!("job {} is {state}, which its attempt did not expect", job.id());
+                    Next::Over
+                }
+                Next::Over => Next::Over,
+            },
             Err(error) => {
                 log::error!("job {}: {error}", job.id());
                 Next::Over
@@ -89,17 +119,20 @@ impl Dispatcher {
 
     async fn send(&self, job: &LiveJob, attempt: &Attempt, _sending: Option<CountedGuard>) -> Next {
         let id = job.id();
-        let Some(contact) = self.contact(attempt) else { return self.step(job, JobEvent::NotTaken).await };
+        let Some(contact) = self.contact(attempt) else {
+            return self.step(job, attempt, JobEvent::NotTaken).await;
+        };
         let work = match self.store.work(&id).await {
             Ok(Some(work)) => work,
             Ok(None) => {
                 let message = "the job's payload is gone from the store".to_owned();
-                return self.step(job, JobEvent::Refused { message, elsewhere: Elsewhere::Impossible }).await;
+                let refused = JobEvent::Refused { message, elsewhere: Elsewhere::Impossible };
+                return self.step(job, attempt, refused).await;
             }
             Err(error) => {
                 log::error!("job {id} cannot be read: {error}");
                 tokio::time::sleep(LOST_MAX).await;
-                return self.step(job, JobEvent::NotTaken).await;
+                return self.step(job, attempt, JobEvent::NotTaken).await;
             }
         };
         let begun = Instant::now();
@@ -112,58 +145,79 @@ impl Dispatcher {
         {
             self.pool.seen_serial(attempt.worker);
         }
-        self.sent(job, attempt, outcome).await
+        let event = self.meaning(job, attempt, outcome);
+        self.step(job, attempt, event).await
     }
 
-    async fn sent(&self, job: &LiveJob, attempt: &Attempt, outcome: SendOutcome) -> Next {
+    /// What a worker's answer to a submit means for the job; the pool takes note of what it means for the worker.
+    fn meaning(&self, job: &LiveJob, attempt: &Attempt, outcome: SendOutcome) -> JobEvent {
         let worker = attempt.worker;
         let now = self.clock.now();
         match outcome {
             SendOutcome::Accepted { remote } => {
                 self.pool.took(worker);
-                self.step(job, JobEvent::Accepted { remote }).await
+                JobEvent::Accepted { remote }
             }
             SendOutcome::Refused { message } => {
                 log::info!("worker {worker} refuses job {}: {message}", job.id());
-                let another = self.pool.has_another(worker);
+                let another = self.pool.could_run(&job.terms().requires, Some(worker));
                 let elsewhere = if another { Elsewhere::Possible } else { Elsewhere::Impossible };
-                self.step(job, JobEvent::Refused { message, elsewhere }).await
+                JobEvent::Refused { message, elsewhere }
             }
             SendOutcome::Throttled { message, retry_after } => {
                 let pause = self.pool.throttle(worker, retry_after, now);
                 log::info!("worker {worker} takes no job for {pause:?}: {message}");
-                self.step(job, JobEvent::NotTaken).await
+                JobEvent::NotTaken
             }
             SendOutcome::Unreachable { reason } => {
                 log::warn!("worker {worker} was not reached with job {}: {reason}", job.id());
                 self.pool.suspect(worker, reason);
                 // Its next check may find it well, and the job still not get through: not more often than this.
-                self.pool.throttle(worker, None, now);
-                self.step(job, JobEvent::NotTaken).await
+                self.pool.pause(worker, None, now);
+                JobEvent::NotTaken
             }
             SendOutcome::Unknown { reason } => {
                 log::warn!("worker {worker} was sent job {} and gave no answer: {reason}", job.id());
                 self.pool.suspect(worker, reason.clone());
-                self.step(job, JobEvent::Unanswered { reason }).await
+                JobEvent::Unanswered { reason }
             }
         }
     }
 
     /// Follows the run to its end, whether or not anybody asks.
-    async fn watch(&self, job: &LiveJob, attempt: &Attempt, remote: &RemoteId) -> Next {
+    async fn watch(&self, job: &LiveJob, attempt: &Attempt, remote: &RemoteId, since: Timestamp) -> Next {
+        let limit = job.terms().run_timeout;
+        let deadline = limit.map(|limit| since.plus(limit + RUN_GRACE));
+        tokio::select! {
+            biased;
+            () = job.moved.notified() => self.moved(job, attempt),
+            next = self.watch_on(job, attempt, remote) => next,
+            () = self.clock.reached(deadline) => {
+                let limit = limit.expect("there is no deadline without a limit");
+                let overdue = JobEvent::Overdue { deadline: Deadline::Running(limit) };
+                self.step(job, attempt, overdue).await
+            }
+        }
+    }
+
+    /// Where the attempt goes on after somebody else moved the job.
+    pub(super) fn moved(&self, job: &LiveJob, attempt: &Attempt) -> Next {
+        let state = job.state();
+        if state.attempt().map(|of| of.number) == Some(attempt.number) { Next::At(state) } else { Next::Over }
+    }
+
+    async fn watch_on(&self, job: &LiveJob, attempt: &Attempt, remote: &RemoteId) -> Next {
         let (mut poll, mut lost) = (POLL_FIRST, Lost::default());
         loop {
             let Some(contact) = self.contact(attempt) else {
-                return self
-                    .lost(job, format!("worker {} is no longer in the allowlist", attempt.worker))
-                    .await;
+                return self.lost(job, attempt, &no_longer_listed(attempt)).await;
             };
             match self.ask_status(&contact, remote, Patience::Until(LONG_POLL)).await {
                 Answer::Known(RemoteStatus { stage, json }) => {
                     lost = Lost::default();
                     job.saw_worker_status(json);
                     if let Stage::Ended(verdict) = stage {
-                        return self.step(job, JobEvent::Ended { verdict }).await;
+                        return self.step(job, attempt, JobEvent::Ended { verdict }).await;
                     }
                     if contact.dialect == Dialect::Sandrun {
                         // Cut short when a client's own status call brought news.
@@ -172,18 +226,17 @@ impl Dispatcher {
                     }
                 }
                 Answer::Gone => {
-                    return self
-                        .lost(job, format!("worker {} no longer knows the job", attempt.worker))
-                        .await;
+                    let reason = format!("worker {} no longer knows the job", attempt.worker);
+                    return self.lost(job, attempt, &reason).await;
                 }
                 // It runs a job. That is what it is for.
                 Answer::Silent => {}
                 Answer::Failed { reason } => {
                     self.pool.suspect(attempt.worker, reason.clone());
-                    if lost.since() > self.config.worker_lost_after {
-                        return self
-                            .lost(job, format!("worker {} cannot be reached: {reason}", attempt.worker))
-                            .await;
+                    let holds = self.config.defaults.on_worker_lost(&job.terms()) == OnWorkerLost::Hold;
+                    if !holds && lost.since() > self.config.worker_lost_after {
+                        let reason = format!("worker {} cannot be reached: {reason}", attempt.worker);
+                        return self.lost(job, attempt, &reason).await;
                     }
                     lost.pause().await;
                 }
@@ -191,8 +244,15 @@ impl Dispatcher {
         }
     }
 
-    async fn lost(&self, job: &LiveJob, reason: String) -> Next {
-        self.step(job, JobEvent::Lost { reason }).await
+    /// The job's worker is gone, or the job is gone from it.
+    async fn lost(&self, job: &LiveJob, attempt: &Attempt, reason: &str) -> Next {
+        let event = match self.config.defaults.after_worker_lost(&job.terms(), attempt.losses) {
+            AfterLoss::Fail => JobEvent::Lost { reason: reason.to_owned() },
+            AfterLoss::Requeue => JobEvent::Requeued,
+            AfterLoss::Exhausted => JobEvent::Exhausted { reason: reason.to_owned() },
+        };
+        log::warn!("job {}: {reason}", job.id());
+        self.step(job, attempt, event).await
     }
 
     /// One status call; a worker of the sandrun kind gets one at a time, and is known as serial when it is silent.
@@ -218,86 +278,27 @@ impl Dispatcher {
         }
     }
 
-    /// Fetches what the worker knows of a run that is over, before it forgets, and ends the job.
-    async fn collect(
-        &self,
-        job: &LiveJob,
-        attempt: &Attempt,
-        remote: &RemoteId,
-        verdict: Verdict,
-        slot: &mut Option<Slot>,
-    ) -> Next {
-        log::debug!("job {} ended: {verdict:?}", job.id());
-        let fetched = self.fetch_results(job, attempt, remote);
-        tokio::pin!(fetched);
-        let results = match tokio::time::timeout(COLLECT_WITH_SLOT, &mut fetched).await {
-            Ok(results) => results,
-            Err(_) => {
-                slot.take();
-                fetched.await
-            }
-        };
-        self.step_with(job, JobEvent::Collected, Some(results)).await
-    }
-
-    async fn fetch_results<'a>(&'a self, job: &LiveJob, attempt: &Attempt, remote: &'a RemoteId) -> Results {
-        let mut results =
-            Results { worker_status: job.worker_status().map(|json| json.to_string()), ..Results::default() };
-        if results.worker_status.is_none() {
-            let ask = |at| async move { self.upstream.status(&at, remote, Patience::Now).await }.boxed();
-            let status = self.fetch(attempt, ask).await;
-            results.worker_status = status.map(|status| status.json.to_string());
-        }
-        let log_bytes_max = self.config.log_bytes_max;
-        let ask = |at| async move { self.upstream.logs(&at, remote, log_bytes_max).await }.boxed();
-        results.logs = self.fetch(attempt, ask).await;
-        let ask = |at| async move { self.upstream.listing(&at, remote).await }.boxed();
-        results.listing = self.fetch(attempt, ask).await;
-        results
-    }
-
-    /// Asks until the worker answers, says that it does not know, or has been out of reach for too long.
-    async fn fetch<'a, T>(
-        &'a self,
-        attempt: &Attempt,
-        ask: impl Fn(Contact) -> BoxFuture<'a, Answer<T>>,
-    ) -> Option<T> {
-        let mut lost = Lost::default();
-        loop {
-            let contact = self.contact(attempt)?;
-            let turn = match self.pool.gate(attempt.worker) {
-                Some(gate) => Some(gate.enter().await),
-                None => None,
-            };
-            let answer = ask(contact).await;
-            drop(turn);
-            match answer {
-                Answer::Known(value) => return Some(value),
-                Answer::Gone => return None,
-                Answer::Silent => {}
-                Answer::Failed { reason } => {
-                    self.pool.suspect(attempt.worker, reason);
-                    if lost.since() > self.config.worker_lost_after {
-                        return None;
-                    }
-                    lost.pause().await;
-                }
-            }
-        }
-    }
-
-    /// Ends a job whose worker the pool can no longer speak to.
-    pub(super) async fn abandon(&self, job: &LiveJob, reason: &str) {
+    /// Ends a job whose worker the allowlist no longer names.
+    pub(super) async fn abandon(&self, job: &LiveJob, attempt: &Attempt) {
+        let reason = no_longer_listed(attempt);
         let _ = match job.state() {
             JobState::Queued { .. } | JobState::Finished { .. } => return,
-            JobState::Assigned { .. } => self.step(job, JobEvent::NotTaken).await,
-            JobState::Unknown { .. } => self.step(job, JobEvent::GivenUp).await,
-            JobState::Running { .. } => self.lost(job, reason.to_owned()).await,
+            JobState::Assigned { .. } => self.step(job, attempt, JobEvent::NotTaken).await,
+            JobState::Unknown { .. } => match self.give_up(job, attempt, &reason).await {
+                Next::At(JobState::Settling { .. }) => self.step(job, attempt, JobEvent::Settled).await,
+                next => next,
+            },
+            JobState::Running { .. } => self.lost(job, attempt, &reason).await,
             JobState::Collecting { .. } => {
-                self.step_with(job, JobEvent::Collected, Some(Results::default())).await
+                self.step_with(job, attempt, JobEvent::Collected, Some(Results::default())).await
             }
+            JobState::Settling { .. } => self.step(job, attempt, JobEvent::Settled).await,
         };
     }
+}
+
+fn no_longer_listed(attempt: &Attempt) -> String {
+    format!("worker {} is no longer in the allowlist", attempt.worker)
 }
 
 /// How long a worker has been out of reach, and how often it is tried.

@@ -5,6 +5,8 @@
 
 mod ambiguous;
 mod attempt;
+mod collect;
+mod settle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +16,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::activity::Counted;
-use crate::job::{JobEvent, JobState};
+use crate::job::{DefaultTerms, JobEvent, JobState};
 use crate::pool::{Pool, Slot};
-use crate::queue::order::Take;
-use crate::queue::{LiveJob, Queue};
+use crate::queue::{AdvanceError, LiveJob, Queue};
 use crate::store::Store;
 use crate::time::Clock;
 use crate::upstream::Upstream;
@@ -31,6 +32,8 @@ pub struct DispatchConfig {
     pub log_bytes_max: usize,
     /// The longest time a job is thought to run; a worker that may be running one is left alone as long.
     pub longest_job: Duration,
+    /// What holds where a job's own terms say nothing.
+    pub defaults: DefaultTerms,
 }
 
 /// Pairs jobs with workers and runs the attempts.
@@ -99,7 +102,7 @@ impl Dispatcher {
                 // In one order, so that a simulation can be run again.
                 biased;
                 () = self.bell.notified() => {}
-                () = self.sleep_until_opening(opening) => {}
+                () = self.clock.reached(opening) => {}
                 Some(ended) = attempts.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
                         // The job's row is whole: it is taken up again when the pool is started again.
@@ -110,50 +113,39 @@ impl Dispatcher {
         }
     }
 
-    async fn sleep_until_opening(&self, opening: Option<crate::time::Timestamp>) {
-        match opening {
-            // The runtime's timer may be a little early; a turn too many is cheap.
-            Some(at) => tokio::time::sleep(at.since(self.clock.now()) + Duration::from_millis(1)).await,
-            None => std::future::pending().await,
-        }
-    }
-
     /// The next job and a slot for it.
     fn pair(&self) -> Option<(Arc<LiveJob>, Slot)> {
         if self.stopping.load(Ordering::Acquire) {
             return None;
         }
         let now = self.clock.now();
-        self.queue.claim(|refusal| match self.pool.claim(refusal.map(|refusal| refusal.worker), now) {
-            Some(slot) => Take::Yes(slot),
-            None if self.pool.any_free(now) => Take::NotThis,
-            None => Take::None,
-        })
+        self.queue.claim(|class| self.pool.claim(class, now))
     }
 
     async fn begin(self: Arc<Self>, job: Arc<LiveJob>, slot: Slot) {
         let sending = self.sending.enter();
         let worker = slot.worker();
-        if let Err(error) = self.queue.advance(&job, JobEvent::Assigned { worker }, None).await {
-            log::error!("job {} cannot be assigned: {error}", job.id());
-            return;
+        match self.queue.advance(&job, JobEvent::Assigned { worker }, None).await {
+            Ok(state) => self.run_attempt(&job, state, slot, Some(sending)).await,
+            // Its client cancelled it, or it waited for too long, since it was claimed.
+            Err(AdvanceError::Invalid(_)) => {}
+            Err(error) => log::error!("job {} cannot be assigned: {error}", job.id()),
         }
-        self.run_attempt(&job, slot, Some(sending)).await;
     }
 
     async fn resume(self: Arc<Self>, job: Arc<LiveJob>) {
-        let state = job.state();
-        let worker = state.worker().expect("a job under way has a worker");
+        let mut state = job.state();
         // Between the intent to send and the answer the pool died: the job may have left.
-        if let JobState::Assigned { .. } = state
-            && let Err(error) = self.queue.advance(&job, died_while_sending(), None).await
-        {
-            log::error!("job {} cannot be taken up again: {error}", job.id());
-            return;
+        if let JobState::Assigned { .. } = state {
+            state = match self.queue.advance(&job, died_while_sending(), None).await {
+                Ok(state) => state,
+                Err(error) => return log::error!("job {} cannot be taken up again: {error}", job.id()),
+            };
         }
-        match self.pool.occupy(worker) {
-            Some(slot) => self.run_attempt(&job, slot, None).await,
-            None => self.abandon(&job, &format!("worker {worker} is no longer in the allowlist")).await,
+        let attempt = state.attempt().expect("a job under way has an attempt").clone();
+        match self.pool.occupy(attempt.worker) {
+            Some(slot) => self.run_attempt(&job, state, slot, None).await,
+            None => self.abandon(&job, &attempt).await,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
+use super::Terms;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -41,6 +42,7 @@ pub struct Manifest {
     outputs: Vec<String>,
     env: BTreeMap<String, String>,
     timeout: Option<Duration>,
+    terms: Terms,
 }
 
 /// What is wrong with a manifest.
@@ -88,6 +90,7 @@ impl Manifest {
             outputs: Vec::new(),
             env: BTreeMap::new(),
             timeout: None,
+            terms: Terms::default(),
         };
         for (key, value) in given {
             let is_absent = match key.as_str() {
@@ -112,6 +115,8 @@ impl Manifest {
             "outputs" => self.outputs = field::paths(value)?,
             "env" => self.env = field::environment(value)?,
             "timeout" => self.timeout = Some(field::timeout(value)?),
+            "requires" => self.terms.requires = field::labels(value)?,
+            "pool" => field::terms(value, &mut self.terms)?,
             "memory_mb" | "cpu_seconds" => field::positive(value).map(drop)?,
             _ => {}
         }
@@ -150,6 +155,11 @@ impl Manifest {
     /// How long the program may run.
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout
+    }
+
+    /// What the client asks of the pool: `requires`, `timeout`, and what stands under `pool`.
+    pub fn terms(&self) -> Terms {
+        Terms { run_timeout: self.timeout, ..self.terms.clone() }
     }
 
     /// Refuses an upload of which it is certain that no worker would find anything to run in it.

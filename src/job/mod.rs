@@ -3,6 +3,7 @@
 pub mod manifest;
 mod outcome;
 mod state;
+pub mod terms;
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +13,10 @@ use serde::{Deserialize, Serialize};
 pub use manifest::Manifest;
 pub use outcome::{Failure, FailureCode, Outcome, Verdict};
 pub use state::{
-    Attempt, Elsewhere, InvalidTransition, JobEvent, JobState, Place, PoolStatus, Refusal, RemoteId, apply,
+    Attempt, Deadline, Elsewhere, InvalidTransition, JobEvent, JobState, Last, Place, PoolStatus, Refusal,
+    RemoteId, Tries, apply,
 };
+pub use terms::{AfterLoss, DefaultTerms, OnUnknown, OnWorkerLost, Terms};
 
 /// A job's name in the pool: `pool-` and 24 lower-case hexadecimal digits (96 random bits, so that
 /// an id cannot be guessed).

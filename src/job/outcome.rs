@@ -20,6 +20,8 @@ pub enum Verdict {
 pub enum Outcome {
     Completed,
     Failed(Failure),
+    /// Its client wanted it no more.
+    Cancelled,
 }
 
 /// Why a job failed: a word for programs and a sentence for people.
@@ -41,6 +43,10 @@ pub enum FailureCode {
     WorkerLost,
     /// The job was sent, no answer came, and nobody can say whether it ran.
     OutcomeUnknown,
+    /// It waited or ran for longer than it was allowed to.
+    DeadlineExceeded,
+    /// It was lost with its worker as often as it may be.
+    DispatchExhausted,
 }
 
 impl Outcome {
@@ -63,6 +69,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Completed => f.write_str("completed"),
+            Self::Cancelled => f.write_str("cancelled"),
             Self::Failed(failure) => write!(f, "failed ({:?}): {}", failure.code, failure.message),
         }
     }

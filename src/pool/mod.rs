@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::queue::order::Class;
+use crate::store::Drain;
 use crate::time::Timestamp;
 use crate::upstream::{Contact, HealthReport, gate::Gate};
 use crate::worker::{Dialect, WorkerKey, WorkerSpec};
@@ -27,6 +29,9 @@ const LIMIT_DEFAULT: u32 = 4;
 /// The first pause after a worker throttles without saying how long; it doubles up to [`THROTTLE_MAX`].
 const THROTTLE_FIRST: Duration = Duration::from_secs(1);
 const THROTTLE_MAX: Duration = Duration::from_secs(60);
+
+/// Jobs taken in a row after which a worker that throttled is tried with one more at once.
+const RAISE_AFTER: u32 = 5;
 
 /// A handle to the pool's workers; clones share them.
 #[derive(Clone)]
@@ -54,7 +59,17 @@ struct Member {
     /// Rung to have it checked at once.
     check: Arc<Notify>,
     throttle: Option<Throttle>,
+    carries: Option<Carries>,
     concurrency: Concurrency,
+    drain: Option<Drain>,
+}
+
+/// What a worker that throttled has proved to carry.
+#[derive(Clone, Copy)]
+struct Carries {
+    jobs: u32,
+    /// Jobs that it took since then, or since it was last tried with one more.
+    taken: u32,
 }
 
 /// How a worker throttled us last.
@@ -79,6 +94,11 @@ impl Member {
         if self.concurrency == Concurrency::Serial {
             return 1;
         }
+        let limit = self.limit_allowed();
+        self.carries.map_or(limit, |carries| carries.jobs.min(limit))
+    }
+
+    fn limit_allowed(&self) -> u32 {
         let allowed = self.spec.max_concurrent_jobs.map(|limit| limit.get());
         let advertised = match self.health.standing {
             Standing::Healthy { capacity, .. } => capacity,
@@ -92,12 +112,16 @@ impl Member {
     }
 
     fn admission(&self) -> Admission {
-        match (self.health.is_healthy(), self.throttle) {
+        match (self.health.is_healthy() && self.drain.is_none(), self.throttle) {
             (false, _) => Admission::Closed,
             (true, Some(throttle)) => Admission::Throttled { until: throttle.until },
             (true, None) => Admission::Open,
         }
     }
+}
+
+fn has_labels(requires: &BTreeMap<String, String>, spec: &WorkerSpec) -> bool {
+    requires.iter().all(|(name, value)| spec.labels.get(name) == Some(value))
 }
 
 /// A number in 0..1 that differs from worker to worker and from time to time, and is the same when a simulation is run again.
@@ -135,6 +159,7 @@ pub struct WorkerView {
     pub active_jobs: u32,
     pub limit: u32,
     pub throttled_until: Option<Timestamp>,
+    pub drain: Option<Drain>,
 }
 
 impl Shared {
@@ -153,17 +178,21 @@ impl State {
 }
 
 impl Pool {
-    pub fn new(allowlist: Vec<WorkerSpec>, bell: Arc<Notify>) -> Self {
+    /// The workers of the allowlist, none of them checked yet; `drains` are operators' wishes from before.
+    pub fn new(allowlist: Vec<WorkerSpec>, drains: Vec<Drain>, bell: Arc<Notify>) -> Self {
+        let mut drains: BTreeMap<_, _> = drains.into_iter().map(|drain| (drain.worker, drain)).collect();
         let workers: BTreeMap<_, _> = allowlist
             .into_iter()
             .map(|spec| {
                 let member = Member {
+                    drain: drains.remove(&spec.key),
                     spec: Arc::new(spec),
                     health: Health::default(),
                     address: None,
                     gate: Gate::default(),
                     check: Arc::default(),
                     throttle: None,
+                    carries: None,
                     concurrency: Concurrency::Assumed,
                 };
                 (member.spec.key, member)
@@ -177,9 +206,15 @@ impl Pool {
         Self { shared: Arc::new(Shared { state: Mutex::new(state), bell }) }
     }
 
-    /// Takes a slot for a job, not on the worker that refused it.
-    pub fn claim(&self, refused_by: Option<WorkerKey>, now: Timestamp) -> Option<Slot> {
-        let worker = self.shared.lock().slots.claim(now, |worker| Some(worker) != refused_by)?;
+    /// Takes a slot for a job of this class.
+    pub fn claim(&self, class: &Class, now: Timestamp) -> Option<Slot> {
+        let mut state = self.shared.lock();
+        let State { workers, slots } = &mut *state;
+        let worker = slots.claim(now, |worker| {
+            Some(worker) != class.refused_by
+                && workers.get(&worker).is_some_and(|member| has_labels(&class.requires, &member.spec))
+        })?;
+        drop(state);
         Some(Slot { worker, shared: Arc::clone(&self.shared) })
     }
 
@@ -203,9 +238,20 @@ impl Pool {
         self.shared.lock().slots.next_opening()
     }
 
-    /// Whether the allowlist names another worker than this one.
-    pub fn has_another(&self, worker: WorkerKey) -> bool {
-        self.shared.lock().workers.keys().any(|key| *key != worker)
+    /// Whether the allowlist names a worker with these labels, other than `but`.
+    pub fn could_run(&self, requires: &BTreeMap<String, String>, but: Option<WorkerKey>) -> bool {
+        let state = self.shared.lock();
+        state.workers.iter().any(|(key, member)| Some(*key) != but && has_labels(requires, &member.spec))
+    }
+
+    /// The worker gets no more jobs; `false` when the allowlist does not name it.
+    pub fn drain(&self, drain: Drain) -> bool {
+        self.change(drain.worker, |member| member.drain = Some(drain)).is_some()
+    }
+
+    /// The worker gets jobs again; `false` when the allowlist does not name it.
+    pub fn resume(&self, worker: WorkerKey) -> bool {
+        self.change(worker, |member| member.drain = None).is_some()
     }
 
     pub fn contact(&self, worker: WorkerKey) -> Option<Contact> {
@@ -261,8 +307,20 @@ impl Pool {
         }
     }
 
-    /// Gives a worker no job for a while, as it asked.
+    /// Gives a worker no job for a while, as it asked, and then no more at once than it has proved to carry.
     pub fn throttle(&self, worker: WorkerKey, asked: Option<Duration>, now: Timestamp) -> Duration {
+        // The job that was turned away still has its slot.
+        let carried = self.active(worker).saturating_sub(1).max(1);
+        let pause = self.pause(worker, asked, now);
+        self.change(worker, |member| {
+            let jobs = member.carries.map_or(carried, |carries| carries.jobs.min(carried));
+            member.carries = Some(Carries { jobs, taken: 0 });
+        });
+        pause
+    }
+
+    /// Gives a worker no job for a while.
+    pub fn pause(&self, worker: WorkerKey, asked: Option<Duration>, now: Timestamp) -> Duration {
         let pause = self.change(worker, |member| {
             let doubled = member.throttle.map_or(THROTTLE_FIRST, |last| (last.pause * 2).min(THROTTLE_MAX));
             let pause = asked.unwrap_or(doubled).mul_f64(1.0 + 0.1 * jitter(worker, now));
@@ -272,9 +330,17 @@ impl Pool {
         pause.unwrap_or(THROTTLE_FIRST)
     }
 
-    /// The worker took a job: it throttles no more.
+    /// The worker took a job: it throttles no more, and after a few it is tried with one more at once.
     pub fn took(&self, worker: WorkerKey) {
-        self.change(worker, |member| member.throttle = None);
+        self.change(worker, |member| {
+            member.throttle = None;
+            let limit = member.limit_allowed();
+            member.carries = member.carries.and_then(|Carries { jobs, taken }| match (jobs, taken + 1) {
+                (jobs, taken) if taken < RAISE_AFTER => Some(Carries { jobs, taken }),
+                (jobs, _) if jobs + 1 < limit => Some(Carries { jobs: jobs + 1, taken: 0 }),
+                (_, _) => None,
+            });
+        });
     }
 
     /// The worker was silent while it ran a job.
@@ -316,6 +382,7 @@ impl Pool {
             active_jobs: state.slots.active(*key),
             limit: member.limit(),
             throttled_until: member.throttle.map(|throttle| throttle.until),
+            drain: member.drain.clone(),
         };
         state.workers.iter().map(view).collect()
     }

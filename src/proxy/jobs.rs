@@ -14,7 +14,7 @@ use super::{Ctx, Front, respond};
 use crate::api::bodies::{self, StatusBody};
 use crate::api::{Problem, ProblemCode};
 use crate::job::{JobId, Place, PoolStatus};
-use crate::queue::{LiveJob, Lookup};
+use crate::queue::{LiveJob, Lookup, explain};
 use crate::store::{JobFilter, JobRow, Logs, StoreError};
 use crate::upstream::peer::Target;
 use crate::upstream::{Answer, gate::Turn};
@@ -72,7 +72,7 @@ impl Front {
             Ok(Asked::Finished(row)) => match self.store.results(&row.id).await {
                 Ok(results) => {
                     let worker_status = results.and_then(|results| results.worker_status);
-                    StatusBody::new(&row, None).whole(worker_status.as_deref())
+                    StatusBody::new(&row).whole(worker_status.as_deref())
                 }
                 Err(error) => return respond::problem(session, &store_problem(&error)).await.map(|()| true),
             },
@@ -83,7 +83,8 @@ impl Front {
 
     /// The way to a worker that has the job and may answer now.
     async fn status_passage(&self, session: &Session, job: &Arc<LiveJob>) -> Option<StatusPassage> {
-        let place = job.state().place()?;
+        let state = job.state();
+        let place = state.place().filter(|_| state.end().is_none())?;
         // A body would have to go along, and only a GET has an answer to wrap.
         if session.req_header().method != Method::GET || !self.pool.is_healthy(place.worker) {
             return None;
@@ -98,7 +99,12 @@ impl Front {
     /// What the pool itself knows of a job that is not finished.
     pub(super) fn known_status(&self, job: &LiveJob) -> String {
         let row = job.row();
-        StatusBody::new(&row, self.queue.position(job)).whole(job.worker_status().as_deref())
+        let mut body = StatusBody::new(&row);
+        if let Some(ahead) = self.queue.position(job) {
+            let reason = explain::reason(&job.class(), ahead, &self.pool.view(), self.clock.now());
+            body = body.waiting(ahead, reason);
+        }
+        body.whole(job.worker_status().as_deref())
     }
 
     /// `GET /logs/{job}`.

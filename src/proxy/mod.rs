@@ -10,6 +10,7 @@
 //! fail_to_proxy          what the client gets when the worker gave nothing
 //! ```
 
+mod actions;
 mod archive;
 mod health;
 mod jobs;
@@ -29,6 +30,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use tokio::sync::Semaphore;
 
 use crate::activity::{Counted, CountedGuard};
 use crate::api::{Problem, ProblemCode, Route};
@@ -62,6 +64,8 @@ pub struct FrontConfig {
     pub status_timeout: Duration,
     /// Bytes shown of each log stream.
     pub log_bytes_max: usize,
+    /// Waiting jobs past which no more are taken in.
+    pub queued_jobs_max: usize,
 }
 
 /// The parts that the front works with.
@@ -74,20 +78,22 @@ pub struct Front {
     pub upstream: Arc<dyn Upstream>,
     pub clock: Clock,
     pub config: FrontConfig,
-    pub drain: Arc<Drain>,
+    pub shutdown: Arc<Shutdown>,
+    /// One permit for each upload under way.
+    pub uploads: Semaphore,
     /// Makes the connections that archives are fetched over; it lives as long as the front's runtime.
     pub connector: Connector,
 }
 
 /// What the front lets go on when the pool is told to stop.
 #[derive(Debug, Default)]
-pub struct Drain {
+pub struct Shutdown {
     stopping: AtomicBool,
     /// Uploads, downloads and answers under way; not the streams of running jobs, which have no end of their own.
     pub under_way: Counted,
 }
 
-impl Drain {
+impl Shutdown {
     /// No more jobs are taken from now on, and connections end with their current request.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -117,7 +123,7 @@ impl ProxyHttp for Front {
 
     async fn early_request_filter(&self, session: &mut Session, _ctx: &mut Ctx) -> Result<()> {
         if session.get_keepalive().is_some() {
-            session.set_keepalive(if self.drain.is_stopping() { None } else { Some(KEEPALIVE_SECONDS) });
+            session.set_keepalive(if self.shutdown.is_stopping() { None } else { Some(KEEPALIVE_SECONDS) });
         }
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         session.set_close_on_response_before_downstream_finish(false);
@@ -128,7 +134,7 @@ impl ProxyHttp for Front {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         let head = session.req_header();
         let route = Route::of(&head.method, head.uri.path());
-        ctx.under_way = (!matches!(route, Route::Stream(_))).then(|| self.drain.under_way.enter());
+        ctx.under_way = (!matches!(route, Route::Stream(_))).then(|| self.shutdown.under_way.enter());
         let answered = match route {
             Route::Refused(refused) => respond::refused(session, &refused).await,
             Route::Preflight => respond::preflight(session).await,
@@ -139,6 +145,10 @@ impl ProxyHttp for Front {
             Route::Output(job, path) => return self.output(session, ctx, &job, path).await,
             Route::Archive(job) => self.archive(session, &job).await,
             Route::Stream(job) => return self.stream(session, ctx, &job).await,
+            Route::Cancel(job) => self.cancel(session, &job).await,
+            Route::Retry(job) => self.retry(session, &job).await,
+            Route::Drain(worker) => self.drain(session, worker).await,
+            Route::Resume(worker) => self.resume(session, worker).await,
             Route::Jobs => self.jobs(session).await,
             Route::Pool => self.pool_view(session).await,
             Route::Health => self.health(session).await,

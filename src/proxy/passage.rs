@@ -259,7 +259,7 @@ impl StatusPassage {
         }
         let row = self.job.row();
         let known = said.map(|said| said.json).or_else(|| self.job.worker_status());
-        StatusBody::new(&row, None).whole(known.as_deref())
+        StatusBody::new(&row).whole(known.as_deref())
     }
 }
 

@@ -53,6 +53,12 @@ impl Front {
 
     async fn take_in(&self, session: &mut Session) -> std::result::Result<(JobRow, &'static str), Refusal> {
         let head = self.submit_head(session)?;
+        let _open = self.uploads.try_acquire().map_err(|_| {
+            Problem::new(
+                ProblemCode::TooManyUploads,
+                "as many uploads are under way as the pool takes at once",
+            )
+        })?;
         if expects_continue(session) {
             session.write_continue_response().await.map_err(Refusal::Gone)?;
         }
@@ -67,11 +73,15 @@ impl Front {
 
     /// What must be right before a byte of the body is read.
     fn submit_head(&self, session: &Session) -> std::result::Result<SubmitHead, Problem> {
-        if self.drain.is_stopping() {
+        if self.shutdown.is_stopping() {
             return Err(Problem::new(
                 ProblemCode::ShuttingDown,
                 "the pool is shutting down and takes no more jobs",
             ));
+        }
+        if self.queue.waiting_jobs() >= self.config.queued_jobs_max {
+            let message = format!("{} jobs wait already, which is the limit", self.config.queued_jobs_max);
+            return Err(Problem::new(ProblemCode::QueueFull, message));
         }
         self.spool.check_room().map_err(|error| problem_of(error.into()))?;
         let head = session.req_header();
@@ -108,10 +118,21 @@ impl Front {
         let priority = same("priority", head.priority, upload.priority)?.unwrap_or_default();
         let key = same("Idempotency-Key", head.idempotency_key, upload.idempotency_key.clone())?;
         let idempotency = key.map(|key| Idempotency { key, valid_since: now.minus(IDEMPOTENCY_WINDOW) });
+        let terms = upload.manifest.terms();
+        if !self.pool.could_run(&terms.requires, None) {
+            return Err(bad("manifest.requires", "has labels that no worker in the allowlist has all of"));
+        }
         let work =
             upload.into_work(&id).await.map_err(|error| problem_of(UploadError::<BodyError>::from(error)))?;
         let spooled = matches!(work.payload, Payload::Spooled { .. });
-        let job = NewJob { id: id.clone(), priority, submitted_at: now, work: work.into(), idempotency };
+        let job = NewJob {
+            id: id.clone(),
+            priority,
+            submitted_at: now,
+            terms: terms.into(),
+            work: work.into(),
+            idempotency,
+        };
         let inserted = self.queue.submit(job).await;
         // Unless the job has come in, or may have, its payload is nobody's.
         let unwanted = match &inserted {
@@ -207,8 +228,12 @@ fn problem_of(error: UploadError<BodyError>) -> Problem {
     match error {
         UploadError::BadRequest { field, message } => bad(&field, &message),
         UploadError::TooLarge { field, limit } => too_large(&field, limit),
-        UploadError::SpoolFull => {
+        UploadError::DiskFull => {
             Problem::new(ProblemCode::StorageFull, "the pool's disk is full; nothing was taken in")
+        }
+        UploadError::SpoolFull => {
+            let message = "the payloads of waiting jobs take up all of max_spool_bytes; nothing was taken in";
+            Problem::new(ProblemCode::QueueFull, message)
         }
         UploadError::Spool(cause) => {
             log::error!("the spool failed: {cause}");

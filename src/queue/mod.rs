@@ -3,20 +3,26 @@
 //! A change goes to the store first and to memory after it: what memory shows has happened. A job that is over leaves memory, and
 //! is answered from the store from then on.
 
+pub mod explain;
 pub mod order;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
-use crate::job::{InvalidTransition, JobEvent, JobId, JobState, Refusal, apply};
+use crate::job::{
+    Deadline, DefaultTerms, InvalidTransition, JobEvent, JobId, JobState, PoolStatus, Terms, apply,
+};
+use crate::reconcile::Reconciler;
 use crate::spool::Spool;
-use crate::store::{Inserted, JobRow, NewJob, Results, Store, StoreError, Transition, Written};
-use crate::time::Clock;
-use order::{Rank, Take, Waiting};
+use crate::store::{Inserted, JobRow, NewJob, Reopened, Results, Store, StoreError, Transition, Written};
+use crate::time::{Clock, Timestamp};
+use order::{Class, Rank, Waiting};
 
 /// Pauses between tries to write a step that the store could not take: what has happened to a job cannot be refused.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -32,8 +38,11 @@ struct Shared {
     store: Arc<dyn Store>,
     spool: Option<Arc<Spool>>,
     clock: Clock,
+    defaults: DefaultTerms,
     live: DashMap<JobId, Arc<LiveJob>>,
     waiting: Mutex<Waiting>,
+    /// When waiting jobs have waited for too long. An entry may outlive the wait that it was made for.
+    deadlines: Mutex<BTreeSet<(Timestamp, JobId)>>,
     /// Jobs in the store, finished ones included.
     total: AtomicU64,
     /// Rung when a job waits that did not before.
@@ -45,13 +54,23 @@ struct Shared {
 pub struct LiveJob {
     row: Mutex<JobRow>,
     worker_status: Mutex<Option<Arc<str>>>,
+    /// Held while a step is made: steps of one job come one after another.
+    steps: tokio::sync::Mutex<()>,
     /// Rung when there may be news of the job at its worker.
     pub news: Notify,
+    /// Rung when another than the job's attempt has moved it.
+    pub moved: Notify,
 }
 
 impl LiveJob {
     fn new(row: JobRow) -> Arc<Self> {
-        Arc::new(Self { row: Mutex::new(row), worker_status: Mutex::default(), news: Notify::new() })
+        Arc::new(Self {
+            row: Mutex::new(row),
+            worker_status: Mutex::default(),
+            steps: tokio::sync::Mutex::default(),
+            news: Notify::new(),
+            moved: Notify::new(),
+        })
     }
 
     /// The job as it stands.
@@ -72,14 +91,23 @@ impl LiveJob {
         (row.priority, row.sequence)
     }
 
-    fn refusal(&self) -> Option<Refusal> {
-        match &self.lock().state {
-            JobState::Queued { refusal, .. } | JobState::Assigned { refusal, .. } => refusal.clone(),
+    /// What the job's client asks for.
+    pub fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.lock().terms)
+    }
+
+    /// Which workers the job may go to.
+    pub fn class(&self) -> Class {
+        let row = self.lock();
+        let refusal = match &row.state {
+            JobState::Queued { refusal, .. } | JobState::Assigned { refusal, .. } => refusal.as_ref(),
             JobState::Unknown { .. }
             | JobState::Running { .. }
             | JobState::Collecting { .. }
+            | JobState::Settling { .. }
             | JobState::Finished { .. } => None,
-        }
+        };
+        Class { requires: row.terms.requires.clone(), refused_by: refusal.map(|refusal| refusal.worker) }
     }
 
     /// The worker's last status of the job, a JSON object.
@@ -124,15 +152,45 @@ impl std::fmt::Display for AdvanceError {
 
 impl std::error::Error for AdvanceError {}
 
+/// What became of a wish to cancel a job.
+#[derive(Debug)]
+pub enum Cancelled {
+    /// It is cancelled, now or before.
+    Done(JobRow),
+    /// It has ended otherwise.
+    Ended(JobRow),
+    Absent,
+}
+
+/// What became of a wish to run a job again.
+#[derive(Debug)]
+pub enum Retried {
+    /// It waits again.
+    Queued(JobRow),
+    /// It has not ended, or it has completed.
+    NotNow(JobRow),
+    /// Its payload is no longer kept.
+    WorkGone,
+    Absent,
+}
+
 impl Queue {
     /// `spool` is where payload files are removed from when their jobs end; simulations have none.
-    pub fn new(store: Arc<dyn Store>, spool: Option<Arc<Spool>>, clock: Clock, bell: Arc<Notify>) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        spool: Option<Arc<Spool>>,
+        clock: Clock,
+        defaults: DefaultTerms,
+        bell: Arc<Notify>,
+    ) -> Self {
         let shared = Shared {
             store,
             spool,
             clock,
+            defaults,
             live: DashMap::new(),
             waiting: Mutex::default(),
+            deadlines: Mutex::default(),
             total: AtomicU64::new(0),
             bell,
         };
@@ -163,16 +221,91 @@ impl Queue {
         Ok(inserted)
     }
 
-    /// Takes the first waiting job for which `take` finds what it needs, given who refused it.
-    pub fn claim<T>(&self, mut take: impl FnMut(Option<&Refusal>) -> Take<T>) -> Option<(Arc<LiveJob>, T)> {
-        let mut waiting = self.waiting();
-        let (id, value) = waiting.take_first(|id| match self.shared.live.get(id) {
-            Some(job) => take(job.refusal().as_ref()),
-            None => Take::NotThis,
-        })?;
-        drop(waiting);
-        let job = Arc::clone(self.shared.live.get(&id).expect("a waiting job is live").value());
+    /// Takes the first waiting job for whose class `take` finds what it needs.
+    pub fn claim<T>(&self, take: impl FnMut(&Class) -> Option<T>) -> Option<(Arc<LiveJob>, T)> {
+        let (id, value) = self.waiting().take_first(take)?;
+        // A job that was cancelled this moment is no longer there.
+        let job = Arc::clone(self.shared.live.get(&id)?.value());
         Some((job, value))
+    }
+
+    /// Its client wants a job no more.
+    pub async fn cancel(&self, id: &JobId) -> Result<Cancelled, StoreError> {
+        loop {
+            let job = match self.lookup(id).await? {
+                Lookup::Absent => return Ok(Cancelled::Absent),
+                Lookup::Finished(row) => return Ok(Cancelled::of_ended(row)),
+                Lookup::Live(job) => job,
+            };
+            let row = job.row();
+            if row.state.end().is_some() {
+                return Ok(Cancelled::of_ended(row));
+            }
+            // When it fails, the job has ended meanwhile.
+            if self.advance(&job, JobEvent::Cancelled, None).await.is_ok() {
+                job.moved.notify_one();
+                return Ok(Cancelled::Done(job.row()));
+            }
+        }
+    }
+
+    /// Its client wants a job to run again.
+    pub async fn retry(&self, id: &JobId) -> Result<Retried, StoreError> {
+        loop {
+            let mut row = match self.lookup(id).await? {
+                Lookup::Absent => return Ok(Retried::Absent),
+                Lookup::Live(job) => return Ok(Retried::NotNow(job.row())),
+                Lookup::Finished(row) => row,
+            };
+            let Ok(state) = apply(row.state.clone(), JobEvent::Retried, self.shared.clock.now()) else {
+                return Ok(Retried::NotNow(row));
+            };
+            let step =
+                Transition { id: row.id.clone(), version: row.version, state: state.clone(), results: None };
+            match self.shared.store.reopen(step).await? {
+                Reopened::Queued { version } => {
+                    (row.state, row.version) = (state, version);
+                    self.enter(row.clone());
+                    self.shared.bell.notify_one();
+                    return Ok(Retried::Queued(row));
+                }
+                Reopened::WorkGone => return Ok(Retried::WorkGone),
+                Reopened::NotFound => return Ok(Retried::Absent),
+                // Another client was first.
+                Reopened::Conflict => {}
+            }
+        }
+    }
+
+    /// Ends the jobs that have waited for too long; says how many.
+    pub async fn expire(&self, now: Timestamp) -> usize {
+        let mut expired = 0;
+        while let Some(id) = self.next_overdue(now) {
+            let Some(job) = self.shared.live.get(&id).map(|job| Arc::clone(job.value())) else { continue };
+            let row = job.row();
+            let (JobState::Queued { since, .. }, Some(limit)) =
+                (&row.state, self.shared.defaults.queue_timeout(&row.terms))
+            else {
+                continue;
+            };
+            if since.plus(limit) > now {
+                continue;
+            }
+            let overdue = JobEvent::Overdue { deadline: Deadline::Waiting(limit) };
+            if self.advance(&job, overdue, None).await.is_ok() {
+                log::info!("job {id} has waited for longer than {limit:?}");
+                expired += 1;
+            }
+        }
+        expired
+    }
+
+    fn next_overdue(&self, now: Timestamp) -> Option<JobId> {
+        let mut deadlines = self.shared.deadlines.lock().expect("deadlines lock");
+        match deadlines.first() {
+            Some((at, _)) if *at <= now => deadlines.pop_first().map(|(_, id)| id),
+            Some(_) | None => None,
+        }
     }
 
     /// Makes a step. It returns when the step is durable, however long the store cannot take it.
@@ -182,7 +315,9 @@ impl Queue {
         event: JobEvent,
         results: Option<Results>,
     ) -> Result<JobState, AdvanceError> {
+        let _one_at_a_time = job.steps.lock().await;
         let row = job.row();
+        let left = (job.class(), job.rank());
         let state = apply(row.state, event, self.shared.clock.now()).map_err(AdvanceError::Invalid)?;
         let step = Transition { id: row.id, version: row.version, state: state.clone(), results };
         let version = self.write(step).await?;
@@ -191,6 +326,8 @@ impl Queue {
             row.state = state.clone();
             row.version = version;
         }
+        // Where it waited, if it did and was not claimed.
+        self.waiting().remove(&left.0, left.1);
         self.arrived(job, &state).await;
         Ok(state)
     }
@@ -209,11 +346,18 @@ impl Queue {
         }
     }
 
-    /// A conflict after a failed try may be that try's own write, reported as failed.
+    /// A conflict after a failed try may be that try's own write, reported as failed. It cannot be another writer's: steps of
+    /// a job come one after another, and one data directory is one pool.
     async fn was_written(&self, step: &Transition) -> Result<i64, AdvanceError> {
-        match self.shared.store.job(&step.id).await {
-            Ok(Some(row)) if row.version == step.version + 1 && row.state == step.state => Ok(row.version),
-            Ok(_) | Err(_) => Err(AdvanceError::Overtaken),
+        loop {
+            match self.shared.store.job(&step.id).await {
+                Ok(Some(row)) if row.version == step.version + 1 && row.state == step.state => {
+                    return Ok(row.version);
+                }
+                Ok(_) => return Err(AdvanceError::Overtaken),
+                Err(error) => log::error!("job {} cannot be read, trying again: {error}", step.id),
+            }
+            tokio::time::sleep(RETRY_FIRST).await;
         }
     }
 
@@ -221,13 +365,14 @@ impl Queue {
     async fn arrived(&self, job: &LiveJob, state: &JobState) {
         match state {
             JobState::Queued { .. } => {
-                self.waiting().insert(job.rank(), job.id());
+                self.wait(job);
                 self.shared.bell.notify_one();
             }
             JobState::Finished { .. } => {
                 let id = job.id();
                 self.shared.live.remove(&id);
                 if let Some(spool) = &self.shared.spool
+                    && !state.may_be_retried()
                     && let Err(error) = spool.remove(&id).await
                 {
                     log::warn!("the payload of job {id} cannot be removed: {error}");
@@ -236,8 +381,21 @@ impl Queue {
             JobState::Assigned { .. }
             | JobState::Unknown { .. }
             | JobState::Running { .. }
-            | JobState::Collecting { .. } => {}
+            | JobState::Collecting { .. }
+            | JobState::Settling { .. } => {}
         }
+    }
+
+    /// Puts a job among those that wait.
+    fn wait(&self, job: &LiveJob) {
+        let row = job.row();
+        if let (JobState::Queued { since, .. }, Some(limit)) =
+            (&row.state, self.shared.defaults.queue_timeout(&row.terms))
+        {
+            let deadline = (since.plus(limit), row.id.clone());
+            self.shared.deadlines.lock().expect("deadlines lock").insert(deadline);
+        }
+        self.waiting().insert(job.class(), job.rank(), row.id);
     }
 
     fn enter(&self, row: JobRow) -> Arc<LiveJob> {
@@ -245,7 +403,7 @@ impl Queue {
         let job = LiveJob::new(row);
         self.shared.live.insert(job.id(), Arc::clone(&job));
         if waits {
-            self.waiting().insert(job.rank(), job.id());
+            self.wait(&job);
         }
         job
     }
@@ -267,7 +425,8 @@ impl Queue {
     /// How many jobs are taken before this one; `None` when it does not wait.
     pub fn position(&self, job: &LiveJob) -> Option<usize> {
         let waits = matches!(job.state(), JobState::Queued { .. });
-        waits.then(|| self.waiting().ahead_of(job.rank()))
+        let rank = job.rank();
+        waits.then(|| self.waiting().ahead_of(rank))
     }
 
     pub fn waiting_jobs(&self) -> usize {
@@ -290,5 +449,27 @@ impl Queue {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.shared.waiting.lock().expect("no code panics while it holds the queue's lock")
+    }
+}
+
+impl Cancelled {
+    /// To cancel a cancelled job again changes nothing: the first answer may have been lost.
+    fn of_ended(row: JobRow) -> Self {
+        if row.state.status() == PoolStatus::Cancelled { Self::Done(row) } else { Self::Ended(row) }
+    }
+}
+
+/// Ends jobs that have waited for too long.
+pub struct QueueDeadlines(pub Queue);
+
+#[async_trait]
+impl Reconciler for QueueDeadlines {
+    fn name(&self) -> &'static str {
+        "queue deadlines"
+    }
+
+    async fn run_once(&self, now: Timestamp) -> Result<Option<String>, String> {
+        let expired = self.0.expire(now).await;
+        Ok((expired > 0).then(|| format!("{expired} jobs have waited for too long")))
     }
 }

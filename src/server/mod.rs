@@ -4,6 +4,7 @@ mod background;
 mod listen;
 mod signals;
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::net::SocketAddr;
@@ -21,18 +22,18 @@ use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 use pingora_proxy::http_proxy;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
-use crate::proxy::{Drain, Front, FrontConfig};
-use crate::queue::{LiveJob, Queue};
+use crate::proxy::{Front, FrontConfig, Shutdown};
+use crate::queue::{LiveJob, Queue, QueueDeadlines};
 use crate::retention::Retention;
 use crate::spool::{Spool, UploadLimits};
-use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
+use crate::store::{Drain, Store, StoreError};
 use crate::telemetry;
 use crate::time::Clock;
 use crate::upstream::Upstream;
@@ -43,6 +44,9 @@ use signals::DrainOnSignal;
 
 /// Between two looks for jobs to forget.
 const RETENTION_PERIOD: Duration = Duration::from_secs(60);
+
+/// Between two looks for jobs that have waited for too long.
+const DEADLINE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Threads that send payloads to workers and follow jobs.
 const DISPATCH_THREADS: usize = 2;
@@ -91,7 +95,7 @@ struct Assembly {
     prober: Arc<Prober>,
     dispatcher: Arc<Dispatcher>,
     under_way: Vec<Arc<LiveJob>>,
-    drain: Arc<Drain>,
+    shutdown: Arc<Shutdown>,
 }
 
 impl Assembly {
@@ -104,14 +108,19 @@ impl Assembly {
         let clock = Clock::System;
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&config.data.join("pool.db")).map_err(|error| error.to_string())?);
-        let spool = Spool::open(config.data.join("spool"))
+        let spool = Spool::open(config.data.join("spool"), config.uploads.spool_bytes_max)
             .map_err(|error| format!("{}: {error}", config.data.join("spool").display()))?;
         let spool = Arc::new(spool);
         let bell = Arc::new(Notify::new());
-        let queue =
-            Queue::new(Arc::clone(&store), Some(Arc::clone(&spool)), clock.clone(), Arc::clone(&bell));
-        let under_way = recover(&queue, &spool)?;
-        let pool = Pool::new(config.workers.workers().to_vec(), Arc::clone(&bell));
+        let queue = Queue::new(
+            Arc::clone(&store),
+            Some(Arc::clone(&spool)),
+            clock.clone(),
+            config.dispatch.defaults,
+            Arc::clone(&bell),
+        );
+        let Recovered { under_way, drains } = recover(&*store, &queue, &spool)?;
+        let pool = Pool::new(config.workers.workers().to_vec(), drains, Arc::clone(&bell));
         let timeouts =
             Timeouts { health: config.health.timeout, longest_job: config.dispatch.submit_timeout };
         let upstream: Arc<dyn Upstream> =
@@ -139,7 +148,7 @@ impl Assembly {
             prober: Arc::new(prober),
             dispatcher,
             under_way,
-            drain: Arc::default(),
+            shutdown: Arc::default(),
         })
     }
 
@@ -158,14 +167,28 @@ impl Assembly {
         dispatching.threads = Some(DISPATCH_THREADS);
         server.add_service(dispatching);
         server.add_service(background_service("health", Probing(self.prober)));
-        let retention = Retention { store: self.store, queue: self.queue, keep: self.config.history.keep };
+        let retention = Retention {
+            store: self.store,
+            queue: self.queue.clone(),
+            spool: self.spool,
+            keep: self.config.history.keep,
+            retry_keep: self.config.history.retry_keep,
+        };
         server.add_service(background_service(
             "retention",
-            Reconciling { reconciler: retention, clock: self.clock, period: RETENTION_PERIOD },
+            Reconciling { reconciler: retention, clock: self.clock.clone(), period: RETENTION_PERIOD },
+        ));
+        server.add_service(background_service(
+            "queue deadlines",
+            Reconciling {
+                reconciler: QueueDeadlines(self.queue),
+                clock: self.clock,
+                period: DEADLINE_PERIOD,
+            },
         ));
         server.add_service(background_service("announce", Announcing(addresses)));
         let timeout = self.config.server.shutdown_timeout;
-        let signals = DrainOnSignal { dispatcher: self.dispatcher, drain: self.drain, timeout };
+        let signals = DrainOnSignal { dispatcher: self.dispatcher, shutdown: self.shutdown, timeout };
         server.run(RunArgs { shutdown_signal: Box::new(signals) });
     }
 
@@ -179,6 +202,7 @@ impl Assembly {
             upload_idle_timeout: self.config.uploads.idle_timeout,
             status_timeout: self.config.dispatch.status_timeout,
             log_bytes_max: log_bytes_max(&self.config),
+            queued_jobs_max: self.config.dispatch.queued_jobs_max as usize,
         };
         let front = Front {
             queue: self.queue.clone(),
@@ -189,7 +213,8 @@ impl Assembly {
             upstream: Arc::clone(&self.upstream),
             clock: self.clock.clone(),
             config,
-            drain: Arc::clone(&self.drain),
+            shutdown: Arc::clone(&self.shutdown),
+            uploads: Semaphore::new(self.config.uploads.open_max as usize),
             connector: Connector::new(None),
         };
         let mut proxy = http_proxy(&server.configuration, front);
@@ -219,12 +244,21 @@ fn lock_data(data: &Path) -> Result<File, String> {
     }
 }
 
+/// What a pool finds when it starts.
+struct Recovered {
+    under_way: Vec<Arc<LiveJob>>,
+    drains: Vec<Drain>,
+}
+
 /// Loads the unfinished jobs, and removes payloads that belong to none.
-fn recover(queue: &Queue, spool: &Spool) -> Result<Vec<Arc<LiveJob>>, String> {
+fn recover(store: &dyn Store, queue: &Queue, spool: &Spool) -> Result<Recovered, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
-    let under_way = runtime.block_on(queue.recover()).map_err(|error| error.to_string())?;
+    let (under_way, spooled, drains) = runtime
+        .block_on(async { Ok((queue.recover().await?, store.spooled().await?, store.drains().await?)) })
+        .map_err(|error: StoreError| error.to_string())?;
+    let spooled: HashSet<_> = spooled.into_iter().collect();
     let swept = spool
-        .sweep(|job| queue.is_live(job))
+        .sweep(|job| spooled.contains(job))
         .map_err(|error| format!("the spool cannot be swept: {error}"))?;
     log::info!(
         "{} jobs, {} of them waiting and {} under way; spool: {swept:?}",
@@ -232,7 +266,7 @@ fn recover(queue: &Queue, spool: &Spool) -> Result<Vec<Arc<LiveJob>>, String> {
         queue.waiting_jobs(),
         under_way.len()
     );
-    Ok(under_way)
+    Ok(Recovered { under_way, drains })
 }
 
 fn dispatch_config(config: &Config) -> DispatchConfig {
@@ -240,6 +274,7 @@ fn dispatch_config(config: &Config) -> DispatchConfig {
         worker_lost_after: config.dispatch.worker_lost_after,
         log_bytes_max: log_bytes_max(config),
         longest_job: config.dispatch.submit_timeout,
+        defaults: config.dispatch.defaults,
     }
 }
 

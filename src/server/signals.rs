@@ -11,7 +11,7 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::dispatch::Dispatcher;
-use crate::proxy::Drain;
+use crate::proxy::Shutdown;
 
 /// How often it is looked whether all that was under way has ended.
 const LOOK: Duration = Duration::from_millis(20);
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Waits for a signal to stop, and then for what is under way.
 pub struct DrainOnSignal {
     pub dispatcher: Arc<Dispatcher>,
-    pub drain: Arc<Drain>,
+    pub shutdown: Arc<Shutdown>,
     /// How long what is under way may go on.
     pub timeout: Duration,
 }
@@ -30,7 +30,7 @@ impl ShutdownSignalWatch for DrainOnSignal {
         let mut signals = Signals::new();
         signals.stop().await;
         self.dispatcher.stop();
-        self.drain.stop();
+        self.shutdown.stop();
         log::info!("stopping: {}", self.under_way());
         tokio::select! {
             () = self.idle() => log::info!("stopped: nothing is under way"),
@@ -45,13 +45,13 @@ impl ShutdownSignalWatch for DrainOnSignal {
 
 impl DrainOnSignal {
     async fn idle(&self) {
-        while self.drain.under_way.now() > 0 || self.dispatcher.sending() > 0 {
+        while self.shutdown.under_way.now() > 0 || self.dispatcher.sending() > 0 {
             tokio::time::sleep(LOOK).await;
         }
     }
 
     fn under_way(&self) -> String {
-        format!("{} requests and {} dispatches", self.drain.under_way.now(), self.dispatcher.sending())
+        format!("{} requests and {} dispatches", self.shutdown.under_way.now(), self.dispatcher.sending())
     }
 }
 

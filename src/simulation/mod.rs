@@ -1,5 +1,5 @@
 //! The whole pool under faults, in simulated time: real queue, dispatcher, pool and prober over the store in memory and a world of
-//! workers that crash, forget, throttle, refuse and lose answers. A crash of the pool drops everything but the store.
+//! workers that crash, forget, throttle, refuse and lose answers, and clients that cancel and retry. A crash of the pool drops everything but the store.
 //!
 //! A seed is a history; the same seed is the same history. After each one:
 //!
@@ -22,12 +22,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::dispatch::{DispatchConfig, Dispatcher, Parts};
-use crate::job::{JobId, Priority};
+use crate::job::{DefaultTerms, JobId, OnUnknown, OnWorkerLost, Priority, Terms};
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
-use crate::queue::Queue;
+use crate::queue::{Queue, QueueDeadlines};
+use crate::reconcile;
 use crate::store::memory::{Fault, MemoryStore};
-use crate::store::{Inserted, JobFilter, NewJob, Payload, Store, Work};
+use crate::store::{Drain, Inserted, JobFilter, NewJob, Payload, Store, Work};
 use crate::time::{Clock, Timestamp};
 use crate::worker::{WorkerKey, WorkerSpec};
 use world::World;
@@ -43,6 +44,12 @@ const CONFIG: DispatchConfig = DispatchConfig {
     worker_lost_after: Duration::from_secs(600),
     log_bytes_max: 1000,
     longest_job: Duration::from_secs(900),
+    defaults: DefaultTerms {
+        on_unknown: OnUnknown::Hold,
+        on_worker_lost: OnWorkerLost::Fail,
+        max_attempts: 3,
+        queue_timeout: None,
+    },
 };
 
 /// One life of the pool's process.
@@ -56,10 +63,11 @@ impl Life {
     async fn begin(store: &Arc<MemoryStore>, world: &Arc<World>, clock: &Clock) -> Self {
         let store: Arc<dyn Store> = Arc::clone(store) as _;
         let bell = Arc::new(Notify::new());
-        let queue = Queue::new(Arc::clone(&store), None, clock.clone(), Arc::clone(&bell));
+        let queue = Queue::new(Arc::clone(&store), None, clock.clone(), CONFIG.defaults, Arc::clone(&bell));
         let under_way = queue.recover().await.expect("reads do not fail in this world");
         let allowlist = world.keys().into_iter().map(WorkerSpec::for_tests).collect();
-        let pool = Pool::new(allowlist, Arc::clone(&bell));
+        let drains = store.drains().await.expect("reads do not fail in this world");
+        let pool = Pool::new(allowlist, drains, Arc::clone(&bell));
         let upstream = Arc::clone(world) as Arc<dyn crate::upstream::Upstream>;
         let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), Duration::from_secs(30));
         let parts =
@@ -68,6 +76,9 @@ impl Life {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::new(prober).run());
         tasks.spawn(dispatcher.run(under_way));
+        let deadlines = QueueDeadlines(queue.clone());
+        let every = clock.clone();
+        tasks.spawn(async move { reconcile::run(&deadlines, &every, Duration::from_secs(1)).await });
         Self { queue, pool, tasks }
     }
 
@@ -114,12 +125,17 @@ impl History {
                     self.store.fail_writes(self.rng.random_range(1..6), fault);
                 }
                 8..20 => self.world.disturb(),
+                20..26 => self.cancel_one(&life).await,
+                26..32 => self.retry_one(&life).await,
+                32..35 => self.drain_one(&life).await,
+                35..38 => self.resume_all(&life).await,
                 _ => {}
             }
             self.submit(&life, n).await;
         }
         self.store.fail_writes(0, Fault::Full);
         self.world.calm();
+        self.resume_all(&life).await;
         while self.unfinished().await > 0 || life.pool.view().iter().any(|worker| worker.active_jobs > 0) {
             assert!(
                 begun.elapsed() < TIME_MAX,
@@ -143,15 +159,68 @@ impl History {
         };
         let priority = [Priority::High, Priority::Normal, Priority::Low][self.rng.random_range(0..3)];
         let id = JobId::from_random(bits);
+        let terms = self.terms();
+        if terms.on_unknown == Some(OnUnknown::Retry) {
+            self.world.may_run_twice(id.clone());
+        }
         let job = NewJob {
             id: id.clone(),
             priority,
             submitted_at: self.clock.now(),
+            terms: terms.into(),
             work: work.into(),
             idempotency: None,
         };
         if let Ok(Inserted::New(_)) = life.queue.submit(job).await {
             self.acknowledged.push(id);
+        }
+    }
+
+    fn terms(&mut self) -> Terms {
+        let mut some = |percent: u32| self.rng.random_range(0..100) < percent;
+        Terms {
+            on_unknown: some(20).then_some(OnUnknown::Retry),
+            on_worker_lost: some(30)
+                .then_some(OnWorkerLost::Retry)
+                .or(some(10).then_some(OnWorkerLost::Hold)),
+            max_attempts: some(20).then_some(2),
+            queue_timeout: some(10).then_some(Duration::from_secs(60)),
+            run_timeout: some(10).then_some(Duration::from_secs(20)),
+            ..Terms::default()
+        }
+    }
+
+    fn one_of_the_acknowledged(&mut self) -> Option<JobId> {
+        let jobs = self.acknowledged.len();
+        (jobs > 0).then(|| self.acknowledged[self.rng.random_range(0..jobs)].clone())
+    }
+
+    async fn cancel_one(&mut self, life: &Life) {
+        if let Some(id) = self.one_of_the_acknowledged() {
+            life.queue.cancel(&id).await.expect("reads do not fail in this world");
+        }
+    }
+
+    async fn retry_one(&mut self, life: &Life) {
+        if let Some(id) = self.one_of_the_acknowledged() {
+            // It may be one of the writes that fail.
+            let _ = life.queue.retry(&id).await;
+        }
+    }
+
+    async fn drain_one(&mut self, life: &Life) {
+        let worker = worker_key(self.rng.random_range(0..WORKERS));
+        let drain = Drain { worker, reason: String::new(), since: self.clock.now() };
+        if self.store.drain(drain.clone()).await.is_ok() {
+            life.pool.drain(drain);
+        }
+    }
+
+    async fn resume_all(&mut self, life: &Life) {
+        for worker in self.world.keys() {
+            if self.store.resume(worker).await.is_ok() {
+                life.pool.resume(worker);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The workers of a simulation, and the network between them and the pool.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ struct State {
     /// Whether things go wrong at random.
     calm: bool,
     taken: u32,
+    /// Jobs whose clients would rather have them run twice than not at all.
+    may_run_twice: BTreeSet<JobId>,
     violation: Option<String>,
 }
 
@@ -91,7 +93,15 @@ impl World {
             (worker_key(n), worker)
         });
         let workers = workers.collect();
-        let state = State { rng, workers, runs: Vec::new(), calm: false, taken: 0, violation: None };
+        let state = State {
+            rng,
+            workers,
+            runs: Vec::new(),
+            calm: false,
+            taken: 0,
+            may_run_twice: BTreeSet::new(),
+            violation: None,
+        };
         Self { state: Mutex::new(state) }
     }
 
@@ -107,6 +117,10 @@ impl World {
         let lasting = Duration::from_millis(state.rng.random_range(0..120_000));
         let crashes = state.rng.random_bool(0.6);
         state.disturb(key, lasting, crashes);
+    }
+
+    pub fn may_run_twice(&self, job: JobId) {
+        self.lock().may_run_twice.insert(job);
     }
 
     /// Nothing goes wrong from now on.
@@ -262,7 +276,9 @@ impl State {
     fn look_for_violations(&mut self, new: &Run) {
         let now = Instant::now();
         let alive = |run: &&Run| run.ends > now;
-        if let Some(other) = self.runs.iter().filter(alive).find(|run| run.job == new.job) {
+        if let Some(other) = self.runs.iter().filter(alive).find(|run| run.job == new.job)
+            && !self.may_run_twice.contains(&new.job)
+        {
             self.violation.get_or_insert(format!("I2: two runs are alive: {other:?} and {new:?}"));
         }
         let load = self.runs.iter().filter(alive).filter(|run| run.worker == new.worker).count() + 1;
@@ -350,6 +366,20 @@ impl Upstream for World {
             RemoteStatus { stage, json: "{}".into() }
         })
         .await
+    }
+
+    async fn cancel(&self, at: &Contact, remote: &RemoteId) -> Answer<()> {
+        assert_eq!(at.dialect, Dialect::V2, "a sandrun worker knows no cancel");
+        let index = {
+            let state = self.lock();
+            state.workers[&at.spec.key].jobs.get(remote).copied()
+        };
+        let answer = self.ask(at, remote, |_| ()).await;
+        if let (Answer::Known(()), Some(index)) = (&answer, index) {
+            let run = &mut self.lock().runs[index];
+            run.ends = run.ends.min(Instant::now());
+        }
+        answer
     }
 
     async fn logs(&self, at: &Contact, remote: &RemoteId, _bytes_max: usize) -> Answer<Logs> {

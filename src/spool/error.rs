@@ -13,6 +13,8 @@ pub enum UploadError<E> {
     /// The field, or the whole body, is longer than `limit` bytes.
     TooLarge { field: String, limit: u64 },
     /// No room on the disk that holds the spool.
+    DiskFull,
+    /// All payloads together would take up more than they may.
     SpoolFull,
     /// The spool failed otherwise.
     Spool(io::Error),
@@ -35,7 +37,8 @@ impl<E> From<ManifestError> for UploadError<E> {
 impl<E> From<io::Error> for UploadError<E> {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::SpoolFull,
+            io::ErrorKind::StorageFull => Self::DiskFull,
+            io::ErrorKind::QuotaExceeded => Self::SpoolFull,
             _ => Self::Spool(error),
         }
     }
@@ -46,7 +49,8 @@ impl<E: fmt::Display> fmt::Display for UploadError<E> {
         match self {
             Self::BadRequest { field, message } => write!(f, "`{field}` {message}"),
             Self::TooLarge { field, limit } => write!(f, "`{field}` is longer than {limit} bytes"),
-            Self::SpoolFull => f.write_str("the disk that holds the spool is full"),
+            Self::DiskFull => f.write_str("the disk that holds the spool is full"),
+            Self::SpoolFull => f.write_str("the payloads of waiting jobs take up all of the spool"),
             Self::Spool(cause) => write!(f, "the spool failed: {cause}"),
             Self::Body(cause) => write!(f, "the body could not be read: {cause}"),
         }
@@ -56,7 +60,7 @@ impl<E: fmt::Display> fmt::Display for UploadError<E> {
 impl<E: std::error::Error + 'static> std::error::Error for UploadError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::BadRequest { .. } | Self::TooLarge { .. } | Self::SpoolFull => None,
+            Self::BadRequest { .. } | Self::TooLarge { .. } | Self::DiskFull | Self::SpoolFull => None,
             Self::Spool(cause) => Some(cause),
             Self::Body(cause) => Some(cause),
         }

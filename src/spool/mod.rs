@@ -27,6 +27,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::job::JobId;
 
@@ -44,6 +45,29 @@ pub const FREE_BYTES_MIN: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct Spool {
     dir: Arc<Path>,
+    /// Bytes that all payloads may take up, and do.
+    bytes_max: u64,
+    used: Arc<AtomicU64>,
+}
+
+/// Bytes of the spool that an upload takes up; given back when it is dropped, unless the payload stays.
+#[derive(Debug)]
+struct Reserved {
+    used: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Reserved {
+    /// The payload stays: its bytes are given back when it is removed.
+    fn stay(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
 }
 
 /// What a [`Spool::sweep`] found.
@@ -58,15 +82,16 @@ pub struct Swept {
 }
 
 impl Spool {
-    /// Opens the spool, and makes its directories (mode 0700) where they are missing.
-    pub fn open(dir: impl Into<PathBuf>) -> io::Result<Self> {
+    /// Opens the spool, and makes its directories (mode 0700) where they are missing. All payloads together may take up `bytes_max`;
+    /// what is there already counts once it is swept.
+    pub fn open(dir: impl Into<PathBuf>, bytes_max: u64) -> io::Result<Self> {
         let dir = std::path::absolute(dir.into())?;
         DirBuilder::new().mode(0o700).recursive(true).create(dir.join(INCOMING))?;
         sync_directory(&dir)?;
         if let Some(parent) = dir.parent() {
             sync_directory(parent)?;
         }
-        Ok(Self { dir: dir.into() })
+        Ok(Self { dir: dir.into(), bytes_max, used: Arc::default() })
     }
 
     /// Where the payload of a job is, if it has one here.
@@ -83,6 +108,20 @@ impl Spool {
         check_room(&self.dir)
     }
 
+    fn nothing_reserved(&self) -> Reserved {
+        Reserved { used: Arc::clone(&self.used), bytes: 0 }
+    }
+
+    /// Takes `bytes` more for an upload: an error of kind `QuotaExceeded` when all payloads together would take up too much.
+    fn reserve(&self, reserved: &mut Reserved, bytes: u64) -> io::Result<()> {
+        let used = self.used.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        reserved.bytes += bytes;
+        if used > self.bytes_max {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the spool is full"));
+        }
+        Ok(())
+    }
+
     /// Begins a payload.
     pub fn begin(&self) -> SpoolWriter {
         SpoolWriter::new(self.clone())
@@ -94,11 +133,15 @@ impl Spool {
 
     /// Removes the payload of a job. That there is none is fine.
     pub async fn remove(&self, job: &JobId) -> io::Result<()> {
-        match tokio::fs::remove_file(self.path(job)).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            // Not made durable: a file that comes back after a crash is an orphan, and swept.
-            removed => removed,
-        }
+        let path = self.path(job);
+        let bytes = match tokio::fs::metadata(&path).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found?.len(),
+        };
+        // Not made durable: a file that comes back after a crash is an orphan, and swept.
+        tokio::fs::remove_file(path).await?;
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Removes what a crash left behind: cut-off uploads, and payloads of jobs that `keep` denies.
@@ -124,7 +167,9 @@ impl Spool {
             let job = name.to_str().and_then(|name| name.parse::<JobId>().ok());
             match job.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) {
                 None => swept.foreign += 1,
-                Some(job) if keep(&job) => {}
+                Some(job) if keep(&job) => {
+                    self.used.fetch_add(entry.metadata()?.len(), Ordering::AcqRel);
+                }
                 Some(_) => {
                     std::fs::remove_file(entry.path())?;
                     swept.orphans += 1;

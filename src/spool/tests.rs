@@ -20,7 +20,7 @@ pub const BOUNDARY: &str = "client-boundary";
 
 pub fn spool() -> (TempDir, Spool) {
     let dir = tempfile::tempdir().unwrap();
-    let spool = Spool::open(dir.path().join("spool")).unwrap();
+    let spool = Spool::open(dir.path().join("spool"), u64::MAX).unwrap();
     (dir, spool)
 }
 

@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
-use super::{Spool, check_room, sync_directory};
+use super::{Reserved, Spool, check_room, sync_directory};
 use crate::job::JobId;
 use crate::store::Payload;
 
@@ -26,6 +26,8 @@ pub struct SpoolWriter {
     /// What is not yet on its way to the file.
     buffer: Vec<u8>,
     bytes: u64,
+    /// What the file takes up, or will.
+    reserved: Option<Reserved>,
     place: Place,
 }
 
@@ -48,7 +50,8 @@ type Written = (NamedTempFile, Vec<u8>);
 
 impl SpoolWriter {
     pub(super) fn new(spool: Spool) -> Self {
-        Self { spool, buffer: Vec::new(), bytes: 0, place: Place::Memory }
+        let reserved = Some(spool.nothing_reserved());
+        Self { spool, buffer: Vec::new(), bytes: 0, reserved, place: Place::Memory }
     }
 
     /// Bytes taken so far.
@@ -77,6 +80,7 @@ impl SpoolWriter {
             None => (None, Vec::with_capacity(BUFFER_BYTES)),
         };
         let full = std::mem::replace(&mut self.buffer, spare);
+        self.reserve(full.len())?;
         let incoming = self.spool.incoming();
         self.place = Place::File(spawn_blocking(move || append(file, &incoming, full)));
         Ok(())
@@ -91,13 +95,22 @@ impl SpoolWriter {
         if file.is_none() && rest.len() <= INLINE_BYTES_MAX {
             return Ok(Payload::Inline(Bytes::from(rest)));
         }
+        self.reserve(rest.len())?;
         let (spool, target) = (self.spool.clone(), self.spool.path(job));
         let last = move || {
             let (file, _) = append(file, &spool.incoming(), rest)?;
             persist(file, &target, &spool.dir)
         };
         outcome(spawn_blocking(last).await)?;
+        if let Some(reserved) = self.reserved.take() {
+            reserved.stay();
+        }
         Ok(Payload::Spooled { bytes: self.bytes })
+    }
+
+    fn reserve(&mut self, bytes: usize) -> io::Result<()> {
+        let reserved = self.reserved.as_mut().expect("it is taken by the last write alone");
+        self.spool.reserve(reserved, bytes as u64)
     }
 
     /// Waits for the write under way and takes the file, if there is one. Until it is put back the payload counts as lost, so

@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 
 use super::{
-    Idempotency, Inserted, JobFilter, JobRow, NewJob, Results, Store, StoreError, Transition, Work, Written,
+    Drain, Idempotency, Inserted, JobFilter, JobRow, NewJob, Payload, Reopened, Results, Store, StoreError,
+    Transition, Work, Written,
 };
 use crate::job::{JobId, JobState};
 use crate::time::Timestamp;
+use crate::worker::WorkerKey;
 
 /// The store in memory. It can be told to fail.
 #[derive(Default)]
@@ -37,6 +39,7 @@ struct Shared {
     jobs: BTreeMap<i64, Stored>,
     sequences: BTreeMap<JobId, i64>,
     keys: BTreeMap<String, UsedKey>,
+    drains: BTreeMap<WorkerKey, Drain>,
     last_sequence: i64,
     /// How the next writes fail, one for each.
     faults: VecDeque<Fault>,
@@ -44,7 +47,7 @@ struct Shared {
 
 struct Stored {
     row: JobRow,
-    /// Until the job is finished.
+    /// Until the job is finished and cannot be retried.
     work: Option<Arc<Work>>,
     results: Option<Results>,
 }
@@ -95,6 +98,42 @@ impl Store for MemoryStore {
     async fn transition(&self, step: Transition) -> Result<Written, StoreError> {
         step.assert_sound();
         self.write(|shared| Ok(shared.transition(step)))
+    }
+
+    async fn reopen(&self, step: Transition) -> Result<Reopened, StoreError> {
+        self.write(|shared| Ok(shared.reopen(step)))
+    }
+
+    async fn drop_work(&self, before: Timestamp, limit: usize) -> Result<Vec<JobId>, StoreError> {
+        self.write(|shared| Ok(shared.drop_work(before, limit)))
+    }
+
+    async fn spooled(&self) -> Result<Vec<JobId>, StoreError> {
+        let shared = self.lock();
+        let in_spool = |stored: &&Stored| {
+            stored.work.as_ref().is_some_and(|work| matches!(work.payload, Payload::Spooled { .. }))
+        };
+        Ok(shared.jobs.values().filter(in_spool).map(|stored| stored.row.id.clone()).collect())
+    }
+
+    async fn drains(&self) -> Result<Vec<Drain>, StoreError> {
+        let mut drains: Vec<Drain> = self.lock().drains.values().cloned().collect();
+        drains.sort_by_key(|drain| drain.worker.to_string());
+        Ok(drains)
+    }
+
+    async fn drain(&self, drain: Drain) -> Result<(), StoreError> {
+        self.write(|shared| {
+            shared.drains.insert(drain.worker, drain);
+            Ok(())
+        })
+    }
+
+    async fn resume(&self, worker: WorkerKey) -> Result<(), StoreError> {
+        self.write(|shared| {
+            shared.drains.remove(&worker);
+            Ok(())
+        })
     }
 
     async fn unfinished(&self) -> Result<Vec<JobRow>, StoreError> {
@@ -189,10 +228,43 @@ impl Shared {
         stored.row.version += 1;
         stored.row.state = step.state;
         if stored.row.state.is_finished() {
-            stored.work = None;
+            if !stored.row.state.may_be_retried() {
+                stored.work = None;
+            }
             stored.results = step.results;
         }
         Written::Updated { version: stored.row.version }
+    }
+
+    fn reopen(&mut self, step: Transition) -> Reopened {
+        let Some(stored) = self.sequences.get(&step.id).and_then(|sequence| self.jobs.get_mut(sequence))
+        else {
+            return Reopened::NotFound;
+        };
+        if stored.row.version != step.version || !stored.row.state.is_finished() {
+            return Reopened::Conflict;
+        }
+        if stored.work.is_none() {
+            return Reopened::WorkGone;
+        }
+        stored.row.version += 1;
+        stored.row.state = step.state;
+        stored.results = None;
+        Reopened::Queued { version: stored.row.version }
+    }
+
+    fn drop_work(&mut self, before: Timestamp, limit: usize) -> Vec<JobId> {
+        let with_work = self.jobs.values().filter(|stored| stored.work.is_some());
+        let mut over: Vec<(Timestamp, i64)> =
+            with_work.filter_map(|stored| ended(&stored.row, before)).collect();
+        over.sort_unstable();
+        over.truncate(limit);
+        let drop_one = |(_, sequence)| {
+            let stored = self.jobs.get_mut(&sequence).expect("its sequence was just read");
+            stored.work = None;
+            stored.row.id.clone()
+        };
+        over.into_iter().map(drop_one).collect()
     }
 
     fn forget_finished(&mut self, before: Timestamp, limit: usize) -> usize {

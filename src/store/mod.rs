@@ -14,7 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::job::{JobId, JobState, PoolStatus, Priority};
+use crate::job::{JobId, JobState, PoolStatus, Priority, Terms};
 use crate::time::Timestamp;
 use crate::worker::WorkerKey;
 
@@ -28,6 +28,7 @@ pub struct JobRow {
     pub version: i64,
     pub priority: Priority,
     pub submitted_at: Timestamp,
+    pub terms: Arc<Terms>,
     pub state: JobState,
 }
 
@@ -37,12 +38,12 @@ pub struct NewJob {
     pub id: JobId,
     pub priority: Priority,
     pub submitted_at: Timestamp,
+    pub terms: Arc<Terms>,
     pub work: Arc<Work>,
     pub idempotency: Option<Idempotency>,
 }
 
 /// How every job begins.
-const FIRST_STATE: JobState = JobState::Queued { attempts: 0, refusal: None };
 const FIRST_VERSION: i64 = 1;
 
 impl NewJob {
@@ -54,7 +55,8 @@ impl NewJob {
             version: FIRST_VERSION,
             priority: self.priority,
             submitted_at: self.submitted_at,
-            state: FIRST_STATE,
+            terms: Arc::clone(&self.terms),
+            state: JobState::submitted(self.submitted_at),
         }
     }
 }
@@ -139,6 +141,28 @@ pub enum Written {
     NotFound,
 }
 
+/// What became of a [`Store::reopen`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reopened {
+    /// The job is queued again; the row has this version now.
+    Queued {
+        version: i64,
+    },
+    /// What would be sent for it is no longer kept.
+    WorkGone,
+    Conflict,
+    NotFound,
+}
+
+/// An operator's wish that a worker gets no more jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    pub worker: WorkerKey,
+    /// Why, in the operator's words.
+    pub reason: String,
+    pub since: Timestamp,
+}
+
 /// What the pool keeps of a run when the worker forgets it: JSON texts as the worker gave them, and logs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Results {
@@ -200,8 +224,8 @@ pub trait Store: Send + Sync + 'static {
     /// Takes a job in, as `Queued` with no attempts.
     async fn insert(&self, job: NewJob) -> Result<Inserted, StoreError>;
 
-    /// Moves a job on from the version it leaves. A step to `Finished` also drops the job's work
-    /// (inline payload and manifest): its spooled file is the caller's to remove.
+    /// Moves a job that is not finished on from the version it leaves. A step to a `Finished` that cannot be retried also drops the
+    /// job's work (inline payload and manifest): its spooled file is the caller's to remove.
     async fn transition(&self, step: Transition) -> Result<Written, StoreError>;
 
     /// All jobs that are not finished, in the order of submission.
@@ -209,7 +233,26 @@ pub trait Store: Send + Sync + 'static {
 
     async fn job(&self, id: &JobId) -> Result<Option<JobRow>, StoreError>;
 
-    /// What is to be sent for a job; `None` once it is finished.
+    /// Moves a finished job back to `Queued`, from the version it leaves, and drops what was kept of its run.
+    async fn reopen(&self, step: Transition) -> Result<Reopened, StoreError>;
+
+    /// Drops the work of at most `limit` jobs that ended before `before`, and says which: they can no longer be retried, and
+    /// their spooled files are the caller's to remove.
+    async fn drop_work(&self, before: Timestamp, limit: usize) -> Result<Vec<JobId>, StoreError>;
+
+    /// The jobs whose payload is a file of the spool.
+    async fn spooled(&self) -> Result<Vec<JobId>, StoreError>;
+
+    /// What operators wish for workers.
+    async fn drains(&self) -> Result<Vec<Drain>, StoreError>;
+
+    /// A worker gets no more jobs.
+    async fn drain(&self, drain: Drain) -> Result<(), StoreError>;
+
+    /// It gets jobs again.
+    async fn resume(&self, worker: WorkerKey) -> Result<(), StoreError>;
+
+    /// What is to be sent for a job; `None` once it is finished and cannot be retried.
     async fn work(&self, id: &JobId) -> Result<Option<Work>, StoreError>;
 
     /// What was kept of a finished job.

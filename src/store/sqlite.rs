@@ -24,9 +24,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use self::reader::Readers;
 use self::writer::Writer;
-use super::{Inserted, JobFilter, JobRow, NewJob, Results, Store, StoreError, Transition, Work, Written};
+use super::{
+    Drain, Inserted, JobFilter, JobRow, NewJob, Reopened, Results, Store, StoreError, Transition, Work,
+    Written,
+};
 use crate::job::JobId;
 use crate::time::Timestamp;
+use crate::worker::WorkerKey;
 
 /// Reading threads: so many that a long listing does not hold up the reads of single jobs.
 const READERS: usize = 2;
@@ -74,6 +78,30 @@ impl Store for SqliteStore {
     async fn transition(&self, step: Transition) -> Result<Written, StoreError> {
         step.assert_sound();
         self.writer.run(move |connection| changes::transition(connection, &step)).await
+    }
+
+    async fn reopen(&self, step: Transition) -> Result<Reopened, StoreError> {
+        self.writer.run(move |connection| changes::reopen(connection, &step)).await
+    }
+
+    async fn drop_work(&self, before: Timestamp, limit: usize) -> Result<Vec<JobId>, StoreError> {
+        self.writer.run(move |connection| changes::drop_work(connection, before, limit)).await
+    }
+
+    async fn spooled(&self) -> Result<Vec<JobId>, StoreError> {
+        self.readers.run(queries::spooled).await
+    }
+
+    async fn drains(&self) -> Result<Vec<Drain>, StoreError> {
+        self.readers.run(queries::drains).await
+    }
+
+    async fn drain(&self, drain: Drain) -> Result<(), StoreError> {
+        self.writer.run(move |connection| changes::drain(connection, &drain)).await
+    }
+
+    async fn resume(&self, worker: WorkerKey) -> Result<(), StoreError> {
+        self.writer.run(move |connection| changes::resume(connection, worker)).await
     }
 
     async fn unfinished(&self) -> Result<Vec<JobRow>, StoreError> {

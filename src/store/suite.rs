@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
 use super::*;
-use crate::job::{Attempt, Outcome};
+use crate::job::{Attempt, Last, Outcome, Terms};
 
 mod agreement;
 mod idempotency;
@@ -64,6 +64,7 @@ pub fn new_job(n: u8) -> NewJob {
         id: id(n),
         priority: Priority::Low,
         submitted_at: at(n.into()),
+        terms: Arc::new(Terms { max_attempts: Some(n.into()), ..Terms::default() }),
         work: Arc::new(work),
         idempotency: None,
     }
@@ -74,26 +75,30 @@ pub fn step(n: u8, version: i64, state: JobState) -> Transition {
 }
 
 pub fn queued() -> JobState {
-    JobState::Queued { attempts: 0, refusal: None }
+    JobState::submitted(at(1))
+}
+
+/// Ended at this second so that it may be retried.
+pub fn cancelled(second: i64) -> JobState {
+    JobState::Finished { outcome: Outcome::Cancelled, at: at(second), attempts: 0, last: None }
+}
+
+fn attempt(worker: WorkerKey) -> Attempt {
+    Attempt { number: 1, losses: 0, worker, since: at(50) }
 }
 
 pub fn assigned(worker: WorkerKey) -> JobState {
-    JobState::Assigned { attempt: Attempt { number: 1, worker, since: at(50) }, refusal: None }
+    JobState::Assigned { attempt: attempt(worker), waited_since: at(1), refusal: None }
 }
 
 pub fn running(worker: WorkerKey) -> JobState {
-    JobState::Running { attempt: Attempt { number: 1, worker, since: at(50) }, remote: "job_1_1".into() }
+    JobState::Running { attempt: attempt(worker), remote: "job_1_1".into(), since: at(51) }
 }
 
 /// Over at this second, on worker 1.
 pub fn finished(second: i64) -> JobState {
-    let attempt = Attempt { number: 1, worker: key(1), since: at(50) };
-    JobState::Finished {
-        outcome: Outcome::Completed,
-        at: at(second),
-        attempt,
-        remote: Some("job_1_1".into()),
-    }
+    let last = Some(Last { worker: key(1), remote: Some("job_1_1".into()) });
+    JobState::Finished { outcome: Outcome::Completed, at: at(second), attempts: 1, last }
 }
 
 pub fn some_results() -> Results {

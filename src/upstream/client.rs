@@ -211,14 +211,20 @@ impl Upstream for HttpUpstream {
                     Err(reason) => Answer::Failed { reason },
                 }
             }
-            other => other.without_value(),
+            other => other.map(|_| unreachable!("a known answer is handled above")),
         }
+    }
+
+    async fn cancel(&self, at: &Contact, remote: &RemoteId) -> Answer<()> {
+        let path = format!("/cancel/{remote}");
+        let request = self.http.post(url(&at.spec, &path)).header(CONTENT_LENGTH, 0);
+        answer(&path, request.timeout(self.timeouts.health).send().await).map(drop)
     }
 
     async fn logs(&self, at: &Contact, remote: &RemoteId, bytes_max: usize) -> Answer<Logs> {
         let response = match self.ask(at, &format!("/logs/{remote}"), self.timeouts.longest_job).await {
             Answer::Known(response) => response,
-            other => return other.without_value(),
+            other => return other.map(|_| unreachable!("a known answer is handled above")),
         };
         let mut scanner = LogScanner::new(bytes_max);
         let mut chunks = response.bytes_stream();
@@ -244,7 +250,7 @@ impl Upstream for HttpUpstream {
                 Ok(Err(_)) => Answer::Failed { reason: "its listing is not UTF-8".to_owned() },
                 Err(reason) => Answer::Failed { reason },
             },
-            other => other.without_value(),
+            other => other.map(|_| unreachable!("a known answer is handled above")),
         }
     }
 }
@@ -252,25 +258,18 @@ impl Upstream for HttpUpstream {
 impl HttpUpstream {
     /// One question about a job: `Known` is a response with status 200, its body still to be read.
     async fn ask(&self, at: &Contact, path: &str, timeout: Duration) -> Answer<Response> {
-        match self.get(&at.spec, path, timeout).send().await {
-            Ok(response) if response.status() == StatusCode::OK => Answer::Known(response),
-            Ok(response) if response.status() == StatusCode::NOT_FOUND => Answer::Gone,
-            Ok(response) => Answer::Failed { reason: format!("{path} answered {}", response.status()) },
-            Err(error) if error.is_timeout() && !error.is_connect() => Answer::Silent,
-            Err(error) => Answer::Failed { reason: reason(&error) },
-        }
+        answer(path, self.get(&at.spec, path, timeout).send().await)
     }
 }
 
-impl<T> Answer<T> {
-    /// The same answer to another question; never called with a value.
-    fn without_value<U>(self) -> Answer<U> {
-        match self {
-            Self::Known(_) => unreachable!("a known answer is handled by the caller"),
-            Self::Gone => Answer::Gone,
-            Self::Silent => Answer::Silent,
-            Self::Failed { reason } => Answer::Failed { reason },
-        }
+/// What a response to a question about a job says.
+fn answer(path: &str, sent: Result<Response, reqwest::Error>) -> Answer<Response> {
+    match sent {
+        Ok(response) if response.status() == StatusCode::OK => Answer::Known(response),
+        Ok(response) if response.status() == StatusCode::NOT_FOUND => Answer::Gone,
+        Ok(response) => Answer::Failed { reason: format!("{path} answered {}", response.status()) },
+        Err(error) if error.is_timeout() && !error.is_connect() => Answer::Silent,
+        Err(error) => Answer::Failed { reason: reason(&error) },
     }
 }
 

@@ -66,6 +66,18 @@ pub enum Answer<T> {
     },
 }
 
+impl<T> Answer<T> {
+    /// The same answer with another value.
+    pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Known(value) => Answer::Known(map(value)),
+            Self::Gone => Answer::Gone,
+            Self::Silent => Answer::Silent,
+            Self::Failed { reason } => Answer::Failed { reason },
+        }
+    }
+}
+
 /// A worker's status of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteStatus {
@@ -121,6 +133,9 @@ pub trait Upstream: Send + Sync + 'static {
     async fn find_by_key(&self, at: &Contact, key: &str) -> KeyAnswer;
 
     async fn status(&self, at: &Contact, remote: &RemoteId, patience: Patience) -> Answer<RemoteStatus>;
+
+    /// Asks the worker to stop a job; only workers that know how are asked.
+    async fn cancel(&self, at: &Contact, remote: &RemoteId) -> Answer<()>;
 
     /// Standard output and error, each cut to `bytes_max`.
     async fn logs(&self, at: &Contact, remote: &RemoteId, bytes_max: usize) -> Answer<Logs>;

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::job::Terms;
 
 /// Longest time a job may ask for, in seconds: a year, so that adding it to a clock cannot overflow.
 const TIMEOUT_SECONDS_MAX: f64 = 365.0 * 86_400.0;
@@ -21,6 +24,8 @@ pub fn is_checked(key: &str) -> bool {
             | "timeout"
             | "memory_mb"
             | "cpu_seconds"
+            | "requires"
+            | "pool"
     )
 }
 
@@ -95,6 +100,65 @@ pub fn timeout(json: &str) -> Result<Duration, String> {
         return Err(format!("must be at most {TIMEOUT_SECONDS_MAX} seconds"));
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Most labels that a job may require, and the longest of their names and values in bytes.
+const LABELS_MAX: usize = 32;
+const LABEL_BYTES_MAX: usize = 128;
+
+/// Most attempts that a job may ask for: one that kills its workers must end.
+const ATTEMPTS_MAX: u64 = 100;
+
+/// The labels that a job's worker must have.
+pub fn labels(json: &str) -> Result<BTreeMap<String, String>, String> {
+    let labels: BTreeMap<String, String> = read(json, "an object of strings")?;
+    if labels.len() > LABELS_MAX {
+        return Err(format!("must have at most {LABELS_MAX} labels"));
+    }
+    let is_good =
+        |text: &str| !text.is_empty() && text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control);
+    match labels.iter().find(|(name, value)| !is_good(name) || !is_good(value)) {
+        Some((name, _)) => Err(format!(
+            "has the label {name:?}: a name and its value are 1 to {LABEL_BYTES_MAX} bytes without control characters"
+        )),
+        None => Ok(labels),
+    }
+}
+
+/// What the client asks of the pool.
+pub fn terms(json: &str, terms: &mut Terms) -> Result<(), String> {
+    let members: BTreeMap<String, Box<RawValue>> = read(json, "an object")?;
+    for (key, value) in &members {
+        term(key, value.get(), terms).map_err(|message| format!("has a wrong `{key}`: it {message}"))?;
+    }
+    Ok(())
+}
+
+fn term(key: &str, value: &str, terms: &mut Terms) -> Result<(), String> {
+    match key {
+        "on_unknown" => {
+            let policy = read::<String>(value, "a string")?;
+            terms.on_unknown = Some(policy.parse().map_err(|_| "must be `hold` or `retry`".to_owned())?);
+        }
+        "on_worker_lost" => {
+            let policy = read::<String>(value, "a string")?;
+            terms.on_worker_lost =
+                Some(policy.parse().map_err(|_| "must be `hold`, `retry` or `fail`".to_owned())?);
+        }
+        "max_attempts" => {
+            let attempts: u64 = read(value, "a whole number")?;
+            let attempts =
+                u32::try_from(attempts).ok().filter(|n| (1..=ATTEMPTS_MAX).contains(&u64::from(*n)));
+            terms.max_attempts = Some(attempts.ok_or_else(|| format!("must be from 1 to {ATTEMPTS_MAX}"))?);
+        }
+        "queue_timeout" => terms.queue_timeout = Some(timeout(value)?),
+        _ => {
+            return Err(
+                "is not known; known are on_unknown, on_worker_lost, max_attempts, queue_timeout".to_owned()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A number above 0. JSON knows no infinity, and a number that overflows is refused by its reader.

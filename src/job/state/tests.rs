@@ -12,29 +12,45 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn attempt(number: u32) -> Attempt {
-    Attempt { number, worker: key(), since: at(1) }
+    Attempt { number, losses: 0, worker: key(), since: at(1) }
 }
 
 fn refusal() -> Refusal {
     Refusal { worker: WorkerKey::for_tests(2), message: "No entrypoint specified".into() }
 }
 
+fn queued(attempts: u32, refusal: Option<Refusal>) -> JobState {
+    JobState::Queued { since: at(0), tries: Tries { attempts, losses: 0 }, refusal }
+}
+
+fn ended(outcome: Outcome) -> JobState {
+    JobState::Finished { outcome, at: at(3), attempts: 1, last: None }
+}
+
 fn states() -> Vec<(&'static str, JobState)> {
+    let remote = || "job_1".to_owned();
+    let failure = || Outcome::failed(FailureCode::JobFailed, "exit 1");
+    let stopping =
+        |remote| JobState::Settling { outcome: Outcome::Cancelled, at: at(3), attempt: attempt(1), remote };
     vec![
-        ("queued", JobState::Queued { attempts: 0, refusal: None }),
-        ("refused once", JobState::Queued { attempts: 1, refusal: Some(refusal()) }),
-        ("assigned", JobState::Assigned { attempt: attempt(1), refusal: None }),
-        ("assigned again", JobState::Assigned { attempt: attempt(2), refusal: Some(refusal()) }),
+        ("queued", queued(0, None)),
+        ("refused once", queued(1, Some(refusal()))),
+        ("assigned", JobState::Assigned { attempt: attempt(1), waited_since: at(0), refusal: None }),
+        (
+            "assigned again",
+            JobState::Assigned { attempt: attempt(2), waited_since: at(0), refusal: Some(refusal()) },
+        ),
         ("unknown", JobState::Unknown { attempt: attempt(1), since: at(2), reason: "timed out".into() }),
-        ("running", JobState::Running { attempt: attempt(1), remote: "job_1".into() }),
+        ("running", JobState::Running { attempt: attempt(1), remote: remote(), since: at(2) }),
         (
             "collecting",
-            JobState::Collecting { attempt: attempt(1), remote: "job_1".into(), verdict: Verdict::Completed },
+            JobState::Collecting { attempt: attempt(1), remote: remote(), verdict: Verdict::Completed },
         ),
-        (
-            "finished",
-            JobState::Finished { outcome: Outcome::Completed, at: at(3), attempt: attempt(1), remote: None },
-        ),
+        ("settling", stopping(None)),
+        ("settling there", stopping(Some(remote()))),
+        ("completed", ended(Outcome::Completed)),
+        ("failed", ended(failure())),
+        ("cancelled", ended(Outcome::Cancelled)),
     ]
 }
 
@@ -51,14 +67,24 @@ fn events() -> Vec<(&'static str, JobEvent)> {
         ("given up", JobEvent::GivenUp),
         ("ended", JobEvent::Ended { verdict: Verdict::Failed { exit_code: Some(3) } }),
         ("lost", JobEvent::Lost { reason: "gone".into() }),
+        ("requeued", JobEvent::Requeued),
+        ("exhausted", JobEvent::Exhausted { reason: "gone".into() }),
         ("collected", JobEvent::Collected),
+        ("cancelled", JobEvent::Cancelled),
+        ("overdue", JobEvent::Overdue { deadline: Deadline::Running(Duration::from_secs(9)) }),
+        ("settled", JobEvent::Settled),
+        ("retried", JobEvent::Retried),
     ]
 }
 
 /// The edges of the graph; every pair that is not here must be refused.
 const EDGES: &[(&str, &str, PoolStatus, u32)] = &[
     ("queued", "assigned", PoolStatus::Dispatched, 1),
+    ("queued", "cancelled", PoolStatus::Cancelled, 0),
+    ("queued", "overdue", PoolStatus::Failed, 0),
     ("refused once", "assigned", PoolStatus::Dispatched, 2),
+    ("refused once", "cancelled", PoolStatus::Cancelled, 1),
+    ("refused once", "overdue", PoolStatus::Failed, 1),
     ("assigned", "not taken", PoolStatus::Queued, 0),
     ("assigned again", "not taken", PoolStatus::Queued, 1),
     ("assigned", "refused", PoolStatus::Queued, 1),
@@ -69,12 +95,40 @@ const EDGES: &[(&str, &str, PoolStatus, u32)] = &[
     ("assigned again", "accepted", PoolStatus::Running, 2),
     ("assigned", "unanswered", PoolStatus::Dispatched, 1),
     ("assigned again", "unanswered", PoolStatus::Dispatched, 2),
+    ("assigned", "cancelled", PoolStatus::Cancelled, 1),
+    ("assigned again", "cancelled", PoolStatus::Cancelled, 2),
     ("unknown", "accepted", PoolStatus::Running, 1),
     ("unknown", "absent", PoolStatus::Queued, 1),
     ("unknown", "given up", PoolStatus::Failed, 1),
+    ("unknown", "requeued", PoolStatus::Queued, 1),
+    ("unknown", "exhausted", PoolStatus::Failed, 1),
+    ("unknown", "cancelled", PoolStatus::Cancelled, 1),
     ("running", "ended", PoolStatus::Running, 1),
     ("running", "lost", PoolStatus::Failed, 1),
+    ("running", "requeued", PoolStatus::Queued, 1),
+    ("running", "exhausted", PoolStatus::Failed, 1),
+    ("running", "overdue", PoolStatus::Failed, 1),
+    ("running", "cancelled", PoolStatus::Cancelled, 1),
     ("collecting", "collected", PoolStatus::Completed, 1),
+    ("collecting", "cancelled", PoolStatus::Cancelled, 1),
+    ("settling", "accepted", PoolStatus::Cancelled, 1),
+    ("settling", "unanswered", PoolStatus::Cancelled, 1),
+    ("settling", "not taken", PoolStatus::Cancelled, 1),
+    ("settling", "refused", PoolStatus::Cancelled, 1),
+    ("settling", "refused by all", PoolStatus::Cancelled, 1),
+    ("settling", "absent", PoolStatus::Cancelled, 1),
+    ("settling", "ended", PoolStatus::Cancelled, 1),
+    ("settling", "collected", PoolStatus::Cancelled, 1),
+    ("settling", "settled", PoolStatus::Cancelled, 1),
+    ("settling there", "not taken", PoolStatus::Cancelled, 1),
+    ("settling there", "refused", PoolStatus::Cancelled, 1),
+    ("settling there", "refused by all", PoolStatus::Cancelled, 1),
+    ("settling there", "absent", PoolStatus::Cancelled, 1),
+    ("settling there", "ended", PoolStatus::Cancelled, 1),
+    ("settling there", "collected", PoolStatus::Cancelled, 1),
+    ("settling there", "settled", PoolStatus::Cancelled, 1),
+    ("failed", "retried", PoolStatus::Queued, 1),
+    ("cancelled", "retried", PoolStatus::Queued, 1),
 ];
 
 #[test]
@@ -91,7 +145,7 @@ fn every_state_and_event_moves_along_an_edge_or_is_refused() {
                     assert_eq!(
                         refused,
                         InvalidTransition { state: state.clone().into(), event: event.into() }
-                    )
+                    );
                 }
                 (edge, got) => panic!("{state_name} × {event_name}: expected {edge:?}, got {got:?}"),
             }
@@ -101,14 +155,36 @@ fn every_state_and_event_moves_along_an_edge_or_is_refused() {
 
 #[test]
 fn a_second_refusal_carries_the_workers_own_words() {
-    let assigned = JobState::Assigned { attempt: attempt(2), refusal: Some(refusal()) };
+    let assigned = JobState::Assigned { attempt: attempt(2), waited_since: at(0), refusal: Some(refusal()) };
     let event = JobEvent::Refused { message: "No files uploaded".into(), elsewhere: Elsewhere::Possible };
     let failure = Failure { code: FailureCode::Rejected, message: "No files uploaded".into() };
+    let last = Some(Last { worker: key(), remote: None });
     let outcome = Outcome::Failed(failure);
     assert_eq!(
         apply(assigned, event, at(9)),
-        Ok(JobState::Finished { outcome, at: at(9), attempt: attempt(2), remote: None })
+        Ok(JobState::Finished { outcome, at: at(9), attempts: 2, last })
     );
+}
+
+#[test]
+fn losses_add_up_until_the_client_retries() {
+    let state = apply(states()[5].1.clone(), JobEvent::Requeued, at(4)).unwrap();
+    let state = apply(state, JobEvent::Assigned { worker: key() }, at(5)).unwrap();
+    assert_eq!(state.attempt().map(|attempt| (attempt.number, attempt.losses)), Some((2, 1)));
+    let state = apply(state, JobEvent::Accepted { remote: "job_2".into() }, at(6)).unwrap();
+    let state = apply(state, JobEvent::Exhausted { reason: "gone".into() }, at(7)).unwrap();
+    let JobState::Queued { tries, .. } = apply(state, JobEvent::Retried, at(8)).unwrap() else {
+        panic!("not queued")
+    };
+    assert_eq!(tries, Tries { attempts: 2, losses: 0 });
+}
+
+#[test]
+fn the_end_that_a_client_saw_stays_the_end() {
+    let (_, settling) = states().swap_remove(8);
+    let seen = settling.end().map(|(outcome, at)| (outcome.clone(), at));
+    let finished = apply(settling, JobEvent::Settled, at(99)).unwrap();
+    assert_eq!(finished.end().map(|(outcome, at)| (outcome.clone(), at)), seen);
 }
 
 #[test]
@@ -117,4 +193,14 @@ fn a_state_reads_back_as_it_was_written() {
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<JobState>(&text).unwrap(), state, "{name}");
     }
+}
+
+#[test]
+fn a_job_that_no_worker_takes_has_waited_since_it_came() {
+    let mut state = JobState::submitted(at(1));
+    for second in 2..5 {
+        state = apply(state, JobEvent::Assigned { worker: key() }, at(second)).unwrap();
+        state = apply(state, JobEvent::NotTaken, at(second)).unwrap();
+    }
+    assert_eq!(state, JobState::submitted(at(1)));
 }

@@ -10,7 +10,7 @@ fn the_directories_are_for_the_owner_alone() {
     for path in [dir.path().join("spool"), spool.incoming()] {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
     }
-    Spool::open(dir.path().join("spool")).unwrap();
+    Spool::open(dir.path().join("spool"), u64::MAX).unwrap();
 }
 
 #[test]

@@ -105,9 +105,9 @@ async fn the_sources_own_error_comes_through() {
 
 #[test]
 fn a_full_disk_is_told_from_a_broken_one() {
-    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
-        assert!(matches!(UploadError::<io::Error>::from(io::Error::from(kind)), UploadError::SpoolFull));
-    }
+    let of = |kind| UploadError::<io::Error>::from(io::Error::from(kind));
+    assert!(matches!(of(io::ErrorKind::StorageFull), UploadError::DiskFull));
+    assert!(matches!(of(io::ErrorKind::QuotaExceeded), UploadError::SpoolFull));
     let broken = UploadError::<io::Error>::from(io::Error::from(io::ErrorKind::PermissionDenied));
     assert!(matches!(broken, UploadError::Spool(_)));
 }

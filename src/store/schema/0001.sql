@@ -5,6 +5,7 @@ CREATE TABLE jobs (
     version INTEGER NOT NULL,
     priority TEXT NOT NULL,
     submitted_at INTEGER NOT NULL, -- this and every other time: microseconds since the Unix epoch
+    terms TEXT NOT NULL, -- JSON
     state TEXT NOT NULL, -- JSON
     status TEXT NOT NULL,
     worker TEXT,
@@ -16,7 +17,7 @@ CREATE INDEX jobs_by_status ON jobs (status);
 CREATE INDEX jobs_by_worker ON jobs (worker);
 CREATE INDEX jobs_by_end ON jobs (finished_at); -- its NULLs are the unfinished jobs
 
--- What is sent for a job that is not finished; apart, so that a scan of the jobs does not read payloads.
+-- What is sent for a job that is not finished, or may be retried; apart, so that a scan of the jobs does not read payloads.
 CREATE TABLE works (
     job INTEGER PRIMARY KEY REFERENCES jobs (sequence) ON DELETE CASCADE,
     manifest TEXT NOT NULL,
@@ -45,3 +46,10 @@ CREATE TABLE idempotency_keys (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX idempotency_keys_by_job ON idempotency_keys (job);
+
+-- Workers that get no more jobs.
+CREATE TABLE drains (
+    worker TEXT PRIMARY KEY,
+    reason TEXT NOT NULL,
+    since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

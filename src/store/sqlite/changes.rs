@@ -3,11 +3,13 @@
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::{row, schema};
+use crate::job::{JobId, JobState};
 use crate::store::{
-    FIRST_STATE, FIRST_VERSION, Idempotency, Inserted, Logs, NewJob, Payload, Results, Transition,
+    Drain, FIRST_VERSION, Idempotency, Inserted, Logs, NewJob, Payload, Reopened, Results, Transition,
     Truncation, Work, Written,
 };
 use crate::time::Timestamp;
+use crate::worker::WorkerKey;
 
 pub fn insert(connection: &Connection, job: &NewJob) -> rusqlite::Result<Inserted> {
     if let Some(idempotency) = &job.idempotency
@@ -15,19 +17,21 @@ pub fn insert(connection: &Connection, job: &NewJob) -> rusqlite::Result<Inserte
     {
         return Ok(used_before);
     }
+    let state = JobState::submitted(job.submitted_at);
     connection
         .prepare_cached(
-            "INSERT INTO jobs (id, version, priority, submitted_at, state, status, worker)
-             VALUES (:id, :version, :priority, :submitted_at, :state, :status, :worker)",
+            "INSERT INTO jobs (id, version, priority, submitted_at, terms, state, status, worker)
+             VALUES (:id, :version, :priority, :submitted_at, :terms, :state, :status, :worker)",
         )?
         .execute(named_params! {
             ":id": job.id,
             ":version": FIRST_VERSION,
             ":priority": job.priority,
             ":submitted_at": job.submitted_at,
-            ":state": FIRST_STATE,
-            ":status": FIRST_STATE.status(),
-            ":worker": FIRST_STATE.worker(),
+            ":terms": *job.terms,
+            ":state": state,
+            ":status": state.status(),
+            ":worker": state.worker(),
         })?;
     let sequence = connection.last_insert_rowid();
     insert_work(connection, sequence, &job.work)?;
@@ -100,13 +104,72 @@ pub fn transition(connection: &Connection, step: &Transition) -> rusqlite::Resul
         return Ok(if exists { Written::Conflict } else { Written::NotFound });
     };
     if step.state.is_finished() {
-        finish(connection, sequence, step.results.as_ref())?;
+        if !step.state.may_be_retried() {
+            connection.prepare_cached("DELETE FROM works WHERE job = ?")?.execute(params![sequence])?;
+        }
+        keep(connection, sequence, step.results.as_ref())?;
     }
     Ok(Written::Updated { version })
 }
 
-fn finish(connection: &Connection, sequence: i64, results: Option<&Results>) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM works WHERE job = ?")?.execute(params![sequence])?;
+pub fn reopen(connection: &Connection, step: &Transition) -> rusqlite::Result<Reopened> {
+    let found: Option<(i64, i64, bool, bool)> = connection
+        .prepare_cached(
+            "SELECT sequence, version, finished_at IS NOT NULL, EXISTS (SELECT 1 FROM works WHERE job = sequence)
+             FROM jobs WHERE id = ?",
+        )?
+        .query_row(params![step.id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let Some((sequence, version, finished, has_work)) = found else { return Ok(Reopened::NotFound) };
+    if version != step.version || !finished {
+        return Ok(Reopened::Conflict);
+    }
+    if !has_work {
+        return Ok(Reopened::WorkGone);
+    }
+    connection
+        .prepare_cached(
+            "UPDATE jobs SET version = version + 1, state = :state, status = :status, worker = :worker,
+                             finished_at = NULL
+             WHERE sequence = :sequence",
+        )?
+        .execute(named_params! {
+            ":sequence": sequence,
+            ":state": step.state,
+            ":status": step.state.status(),
+            ":worker": step.state.worker(),
+        })?;
+    connection.prepare_cached("DELETE FROM results WHERE job = ?")?.execute(params![sequence])?;
+    Ok(Reopened::Queued { version: version + 1 })
+}
+
+pub fn drop_work(connection: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<Vec<JobId>> {
+    let found: Vec<(i64, JobId)> = connection
+        .prepare_cached(
+            "SELECT sequence, id FROM works JOIN jobs ON sequence = job
+             WHERE finished_at < ? ORDER BY finished_at, sequence LIMIT ?",
+        )?
+        .query_map(params![before, row::signed(limit as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    for (sequence, _) in &found {
+        connection.prepare_cached("DELETE FROM works WHERE job = ?")?.execute(params![sequence])?;
+    }
+    Ok(found.into_iter().map(|(_, id)| id).collect())
+}
+
+pub fn drain(connection: &Connection, drain: &Drain) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO drains (worker, reason, since) VALUES (?, ?, ?)")?
+        .execute(params![drain.worker, drain.reason, drain.since])?;
+    Ok(())
+}
+
+pub fn resume(connection: &Connection, worker: WorkerKey) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM drains WHERE worker = ?")?.execute(params![worker])?;
+    Ok(())
+}
+
+fn keep(connection: &Connection, sequence: i64, results: Option<&Results>) -> rusqlite::Result<()> {
     let Some(Results { worker_status, logs, listing }) = results else { return Ok(()) };
     let (stdout, stderr, cut) = match logs {
         Some(Logs { stdout, stderr, truncation }) => {

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::row;
 use crate::job::JobId;
-use crate::store::{JobFilter, JobRow, Logs, Payload, Results, Truncation, Work};
+use crate::store::{Drain, JobFilter, JobRow, Logs, Payload, Results, Truncation, Work};
 
 pub fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<JobRow>> {
     connection
@@ -100,4 +100,18 @@ pub fn count(connection: &Connection) -> rusqlite::Result<u64> {
     connection
         .prepare_cached("SELECT count(*) FROM jobs")?
         .query_row([], |count| count.get(0).map(row::unsigned))
+}
+
+pub fn spooled(connection: &Connection) -> rusqlite::Result<Vec<JobId>> {
+    connection
+        .prepare_cached("SELECT id FROM works JOIN jobs ON sequence = job WHERE payload IS NULL")?
+        .query_map([], |row| row.get(0))?
+        .collect()
+}
+
+pub fn drains(connection: &Connection) -> rusqlite::Result<Vec<Drain>> {
+    connection
+        .prepare_cached("SELECT worker, reason, since FROM drains ORDER BY worker")?
+        .query_map([], |row| Ok(Drain { worker: row.get(0)?, reason: row.get(1)?, since: row.get(2)? }))?
+        .collect()
 }

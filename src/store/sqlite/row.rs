@@ -2,18 +2,22 @@
 
 use std::error::Error;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
-use crate::job::{JobId, JobState, PoolStatus, Priority};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::job::{JobId, JobState, PoolStatus, Priority, Terms};
 use crate::store::JobRow;
 use crate::time::Timestamp;
 use crate::worker::WorkerKey;
 
 /// The columns that [`job`] reads.
 pub const JOB_COLUMNS: &str =
-    "jobs.id, jobs.sequence, jobs.version, jobs.priority, jobs.submitted_at, jobs.state";
+    "jobs.id, jobs.sequence, jobs.version, jobs.priority, jobs.submitted_at, jobs.terms, jobs.state";
 
 /// Reads a row of [`JOB_COLUMNS`].
 pub fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
@@ -23,6 +27,7 @@ pub fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         version: row.get("version")?,
         priority: row.get("priority")?,
         submitted_at: row.get("submitted_at")?,
+        terms: Arc::new(row.get("terms")?),
         state: row.get("state")?,
     })
 }
@@ -35,7 +40,8 @@ pub fn finished_at(state: &JobState) -> Option<Timestamp> {
         | JobState::Assigned { .. }
         | JobState::Unknown { .. }
         | JobState::Running { .. }
-        | JobState::Collecting { .. } => None,
+        | JobState::Collecting { .. }
+        | JobState::Settling { .. } => None,
     }
 }
 
@@ -89,17 +95,43 @@ impl ToSql for Timestamp {
     }
 }
 
+fn from_json<T: DeserializeOwned>(value: ValueRef<'_>) -> FromSqlResult<T> {
+    serde_json::from_str(value.as_str()?).map_err(|error| FromSqlError::Other(Box::new(error)))
+}
+
+fn to_json(value: &impl Serialize) -> rusqlite::Result<ToSqlOutput<'_>> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    Ok(text.into())
+}
+
 impl FromSql for JobState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        serde_json::from_str(value.as_str()?).map_err(|error| FromSqlError::Other(Box::new(error)))
+        from_json(value)
     }
 }
 
 impl ToSql for JobState {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        let text = serde_json::to_string(self)
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-        Ok(text.into())
+        to_json(self)
+    }
+}
+
+impl FromSql for Terms {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        from_json(value)
+    }
+}
+
+impl ToSql for Terms {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        to_json(self)
+    }
+}
+
+impl FromSql for WorkerKey {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        parse(value)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Many jobs at once, and in order.
 
 use super::*;
-use crate::job::Attempt;
 
 every_store_holds! {
     unfinished_jobs_come_in_the_order_of_submission
@@ -53,14 +52,10 @@ async fn pages_follow_one_another_without_gap_or_overlap(store: Any) {
 
 async fn filters_by_status(store: Any) {
     let failure = Outcome::failed(crate::job::FailureCode::WorkerLost, "gone");
-    let failed = JobState::Finished {
-        outcome: failure,
-        at: at(9),
-        attempt: Attempt { number: 1, worker: key(1), since: at(8) },
-        remote: None,
-    };
-    for (n, state) in
-        [queued(), assigned(key(1)), running(key(1)), finished(9), failed].into_iter().enumerate()
+    let failed = JobState::Finished { outcome: failure, at: at(9), attempts: 1, last: None };
+    for (n, state) in [queued(), assigned(key(1)), running(key(1)), finished(9), failed, cancelled(9)]
+        .into_iter()
+        .enumerate()
     {
         with_job(&store, u8::try_from(n).unwrap(), state).await;
     }

@@ -13,6 +13,9 @@ every_store_holds! {
     a_step_of_a_job_that_is_not_there_is_not_found
     an_unfinished_job_keeps_its_work_and_has_no_results
     a_finished_job_has_results_and_no_work
+    a_job_that_may_be_retried_keeps_its_work_and_is_queued_again
+    work_that_was_dropped_is_gone_for_good
+    a_drain_stands_until_it_is_lifted
     a_job_may_end_without_results
     a_finished_job_never_changes
     forgets_only_what_ended_before_oldest_first_and_at_most_the_limit
@@ -30,6 +33,7 @@ async fn a_new_job_is_queued_with_no_attempts(store: Any) {
         version: 1,
         priority: Priority::Low,
         submitted_at: at(1),
+        terms: new_job(1).terms,
         state: queued(),
     };
     assert_eq!(row, expected);
@@ -158,4 +162,41 @@ async fn a_sequence_is_never_used_again(store: Any) {
 async fn a_sound_store_checks_well(store: Any) {
     store.check().await.unwrap();
     assert_eq!(store.count().await.unwrap(), 0);
+}
+
+async fn a_job_that_may_be_retried_keeps_its_work_and_is_queued_again(store: Any) {
+    let row = with_job(&store, 1, cancelled(60)).await;
+    assert!(store.work(&id(1)).await.unwrap().is_some());
+    let reopened = store.reopen(step(1, row.version, queued())).await.unwrap();
+    assert_eq!(reopened, Reopened::Queued { version: row.version + 1 });
+    let again = store.job(&id(1)).await.unwrap().unwrap();
+    assert_eq!((again.state, again.sequence), (queued(), row.sequence));
+    assert_eq!(store.results(&id(1)).await.unwrap(), None);
+    assert_eq!(store.unfinished().await.unwrap().len(), 1);
+    for (n, version) in [(1, row.version), (1, row.version + 1)] {
+        assert_eq!(store.reopen(step(n, version, queued())).await.unwrap(), Reopened::Conflict);
+    }
+    assert_eq!(store.reopen(step(9, 1, queued())).await.unwrap(), Reopened::NotFound);
+}
+
+async fn work_that_was_dropped_is_gone_for_good(store: Any) {
+    let row = with_job(&store, 1, cancelled(60)).await;
+    with_job(&store, 2, cancelled(61)).await;
+    with_job(&store, 3, queued()).await;
+    assert_eq!(store.drop_work(at(60), 10).await.unwrap(), []);
+    assert_eq!(store.drop_work(at(70), 1).await.unwrap(), [id(1)]);
+    assert_eq!(store.drop_work(at(70), 10).await.unwrap(), [id(2)]);
+    assert_eq!(store.work(&id(1)).await.unwrap(), None);
+    assert!(store.work(&id(3)).await.unwrap().is_some());
+    assert_eq!(store.reopen(step(1, row.version, queued())).await.unwrap(), Reopened::WorkGone);
+}
+
+async fn a_drain_stands_until_it_is_lifted(store: Any) {
+    let drain = |reason: &str| Drain { worker: key(1), reason: reason.into(), since: at(7) };
+    store.drain(drain("disk")).await.unwrap();
+    store.drain(drain("new disk")).await.unwrap();
+    assert_eq!(store.drains().await.unwrap(), [drain("new disk")]);
+    store.resume(key(2)).await.unwrap();
+    store.resume(key(1)).await.unwrap();
+    assert_eq!(store.drains().await.unwrap(), []);
 }

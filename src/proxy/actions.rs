@@ -1,0 +1,133 @@
+//! What clients and operators ask the pool to do: cancel and retry a job, drain and resume a worker.
+
+use http::StatusCode;
+use pingora::Result;
+use pingora_proxy::Session;
+use serde_json::{Value, json};
+
+use super::jobs::store_problem;
+use super::{Front, respond};
+use crate::api::{Problem, ProblemCode};
+use crate::job::JobId;
+use crate::queue::{Cancelled, Retried};
+use crate::store::{Drain, JobRow};
+use crate::worker::WorkerKey;
+
+/// Longest reason for a drain, and the longest body that carries one.
+const REASON_BYTES_MAX: usize = 1000;
+const BODY_BYTES_MAX: usize = 8 << 10;
+
+type Done = std::result::Result<Value, Problem>;
+
+impl Front {
+    /// `POST /cancel/{job}`.
+    pub(super) async fn cancel(&self, session: &mut Session, id: &JobId) -> Result<()> {
+        let done = match self.queue.cancel(id).await {
+            Ok(Cancelled::Done(row)) => Ok(state_of(&row)),
+            Ok(Cancelled::Ended(row)) => Err(wrong_state(&row, "and cannot be cancelled any more")),
+            Ok(Cancelled::Absent) => Err(Problem::job_not_found()),
+            Err(error) => Err(store_problem(&error)),
+        };
+        answer(session, done).await
+    }
+
+    /// `POST /retry/{job}`.
+    pub(super) async fn retry(&self, session: &mut Session, id: &JobId) -> Result<()> {
+        let done = match self.queue.retry(id).await {
+            Ok(Retried::Queued(row)) => Ok(state_of(&row)),
+            Ok(Retried::NotNow(row)) if row.state.is_finished() => {
+                Err(wrong_state(&row, "and is not run again; submit it anew"))
+            }
+            Ok(Retried::NotNow(row)) if row.state.end().is_some() => {
+                Err(wrong_state(&row, "but its worker may still be busy with it; try again a little later"))
+            }
+            Ok(Retried::NotNow(row)) => Err(wrong_state(&row, "and has not ended")),
+            Ok(Retried::WorkGone) => {
+                let message = "what the job was submitted with is no longer kept; submit it anew";
+                Err(Problem::new(ProblemCode::PayloadExpired, message))
+            }
+            Ok(Retried::Absent) => Err(Problem::job_not_found()),
+            Err(error) => Err(store_problem(&error)),
+        };
+        answer(session, done).await
+    }
+
+    /// `POST /workers/{worker}/drain`: no new jobs there, durably.
+    pub(super) async fn drain(&self, session: &mut Session, worker: WorkerKey) -> Result<()> {
+        let done = match reason(session).await {
+            Ok(reason) => self.drain_worker(worker, reason).await,
+            Err(problem) => Err(problem),
+        };
+        answer(session, done).await
+    }
+
+    async fn drain_worker(&self, worker: WorkerKey, reason: String) -> Done {
+        self.pool.contact(worker).ok_or_else(Problem::worker_not_found)?;
+        let drain = Drain { worker, reason, since: self.clock.now() };
+        self.store.drain(drain.clone()).await.map_err(|error| store_problem(&error))?;
+        log::info!("worker {worker} is drained: {}", drain.reason);
+        self.pool.drain(drain);
+        Ok(json!({ "worker_id": worker, "draining": true, "active_jobs": self.pool.active(worker) }))
+    }
+
+    /// `POST /workers/{worker}/resume`.
+    pub(super) async fn resume(&self, session: &mut Session, worker: WorkerKey) -> Result<()> {
+        answer(session, self.resume_worker(worker).await).await
+    }
+
+    async fn resume_worker(&self, worker: WorkerKey) -> Done {
+        self.pool.contact(worker).ok_or_else(Problem::worker_not_found)?;
+        self.store.resume(worker).await.map_err(|error| store_problem(&error))?;
+        log::info!("worker {worker} gets jobs again");
+        self.pool.resume(worker);
+        Ok(json!({ "worker_id": worker, "draining": false, "active_jobs": self.pool.active(worker) }))
+    }
+}
+
+async fn answer(session: &mut Session, done: Done) -> Result<()> {
+    match done {
+        Ok(body) => respond::json(session, StatusCode::OK, &body).await,
+        Err(problem) => respond::problem(session, &problem).await,
+    }
+}
+
+fn state_of(row: &JobRow) -> Value {
+    let status = row.state.status().as_str();
+    json!({ "job_id": row.id, "status": status, "pool_status": status })
+}
+
+fn wrong_state(row: &JobRow, why: &str) -> Problem {
+    Problem::new(ProblemCode::WrongState, format!("the job is {} {why}", row.state.status().as_str()))
+}
+
+/// The `reason` in the body of a drain, which may be empty.
+async fn reason(session: &mut Session) -> std::result::Result<String, Problem> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        reason: Option<String>,
+    }
+    let bad = |message: &str| Problem::new(ProblemCode::BadRequest, message).in_field("body");
+    let mut body = Vec::new();
+    while let Some(chunk) =
+        session.read_request_body().await.map_err(|_| bad("the body did not come whole"))?
+    {
+        if body.len() + chunk.len() > BODY_BYTES_MAX {
+            return Err(
+                Problem::new(ProblemCode::TooLarge, "the body is longer than 8192 bytes").in_field("body")
+            );
+        }
+        body.extend_from_slice(&chunk);
+    }
+    if body.is_empty() {
+        return Ok(String::new());
+    }
+    let body: Body =
+        serde_json::from_slice(&body).map_err(|_| bad("the body is {\"reason\": \"...\"} or empty"))?;
+    let reason = body.reason.unwrap_or_default();
+    if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
+        let message = "`reason` is at most 1000 bytes without control characters";
+        return Err(Problem::new(ProblemCode::BadRequest, message).in_field("reason"));
+    }
+    Ok(reason)
+}
