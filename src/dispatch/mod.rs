@@ -97,7 +97,7 @@ impl Dispatcher {
             while let Some((job, slot)) = self.pair() {
                 attempts.spawn(Arc::clone(&self).begin(job, slot));
             }
-            let opening = self.pool.next_opening();
+            let opening = self.pool.next_opening(self.clock.now());
             tokio::select! {
                 // In one order, so that a simulation can be run again.
                 biased;

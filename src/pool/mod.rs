@@ -229,13 +229,9 @@ impl Pool {
         Some(Slot { worker, shared: Arc::clone(&self.shared) })
     }
 
-    pub fn any_free(&self, now: Timestamp) -> bool {
-        self.shared.lock().slots.any_free(now)
-    }
-
     /// When a throttled worker may be tried again.
-    pub fn next_opening(&self) -> Option<Timestamp> {
-        self.shared.lock().slots.next_opening()
+    pub fn next_opening(&self, now: Timestamp) -> Option<Timestamp> {
+        self.shared.lock().slots.next_opening(now)
     }
 
     /// Whether the allowlist names a worker with these labels, other than `but`.

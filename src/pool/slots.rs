@@ -90,14 +90,9 @@ impl Slots {
         self.loads.get(&key).map_or(0, |load| load.active)
     }
 
-    /// Whether any worker can take a job now.
-    pub fn any_free(&mut self, now: Timestamp) -> bool {
+    /// When the next throttled worker may be tried again: a time to come.
+    pub fn next_opening(&mut self, now: Timestamp) -> Option<Timestamp> {
         self.open_what_is_due(now);
-        !self.free.is_empty()
-    }
-
-    /// When the next throttled worker may be tried again.
-    pub fn next_opening(&self) -> Option<Timestamp> {
         self.throttled.first().map(|(until, _)| *until)
     }
 
@@ -161,9 +156,9 @@ mod tests {
         let (mut slots, keys) = slots(&[1]);
         let until = NOW.plus(std::time::Duration::from_secs(1));
         slots.set(keys[0], 1, Admission::Throttled { until });
-        assert_eq!((slots.claim(NOW, |_| true), slots.next_opening()), (None, Some(until)));
+        assert_eq!((slots.claim(NOW, |_| true), slots.next_opening(NOW)), (None, Some(until)));
+        assert_eq!(slots.next_opening(until), None);
         assert_eq!(slots.claim(until, |_| true), Some(keys[0]));
-        assert_eq!(slots.next_opening(), None);
     }
 
     #[test]
