@@ -18,6 +18,7 @@ mod dispatch;
 mod follow;
 mod health;
 mod outputs;
+mod readme;
 mod restart;
 mod submit;
 mod unknown;
