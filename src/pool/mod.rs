@@ -280,7 +280,7 @@ impl Pool {
     /// The worker was silent while it ran a job.
     pub fn seen_serial(&self, worker: WorkerKey) {
         self.change(worker, |member| {
-            if member.concurrency == Concurrency::Assumed {
+            if member.concurrency == Concurrency::Assumed && member.health.dialect == Dialect::Sandrun {
                 log::info!("worker {worker} is silent while it runs a job: it is given one at a time");
                 member.concurrency = Concurrency::Serial;
             }

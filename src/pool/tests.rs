@@ -64,7 +64,9 @@ fn a_throttled_worker_waits_as_long_as_it_asked_and_longer_each_time_when_it_did
 #[test]
 fn a_serial_worker_is_given_one_job_at_a_time() {
     let (pool, keys) = pool(&[Some(4)]);
-    well(&pool, keys[0], None);
+    let report =
+        HealthReport { worker_id: Some(keys[0].to_string()), dialect: Dialect::Sandrun, capacity: None };
+    pool.observe(keys[0], None, Ok(report), NOW);
     pool.seen_serial(keys[0]);
     let _slot = pool.claim(None, NOW).unwrap();
     assert!(pool.claim(None, NOW).is_none());

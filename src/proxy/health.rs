@@ -29,6 +29,7 @@ impl Front {
         let store = self.store.check().await.map_err(|error| store_problem(&error).message);
         let reason = match store {
             Err(reason) => Some(reason),
+            Ok(()) if self.spool.check_room().is_err() => Some("the disk is full".to_owned()),
             Ok(()) if self.drain.is_stopping() => Some("the pool is shutting down".to_owned()),
             Ok(()) if !self.prober.has_looked_around() => {
                 Some("the workers have not been asked yet".to_owned())

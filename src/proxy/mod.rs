@@ -209,7 +209,7 @@ impl ProxyHttp for Front {
             && *error.esource() == ErrorSource::Upstream
             && ctx.problem.is_none()
         {
-            passage.unreachable(&self.pool, error);
+            passage.report_failure(&self.pool, error);
         }
         let answered = match (&ctx.passage, ctx.problem.take()) {
             (Some(Passage::Status(status)), _) => {

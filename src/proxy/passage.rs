@@ -186,11 +186,13 @@ impl Passage {
         Ok(())
     }
 
-    /// Tells the pool of a contact that failed.
-    pub fn unreachable(&self, pool: &Pool, error: &Error) {
+    /// Tells the pool what a contact that failed says of the worker.
+    pub fn report_failure(&self, pool: &Pool, error: &Error) {
         let to = match self {
-            // A status call that is not answered in time is a busy worker.
-            Self::Status(_) if matches!(error.etype(), ErrorType::ReadTimedout) => return,
+            // A status call that is not answered in time is a busy worker, and one that runs one job at a time.
+            Self::Status(status) if matches!(error.etype(), ErrorType::ReadTimedout) => {
+                return pool.seen_serial(status.to.contact.spec.key);
+            }
             Self::Status(status) => &status.to,
             Self::Output(output) => &output.to,
             Self::Stream(stream) => &stream.to,

@@ -73,6 +73,7 @@ impl Front {
                 "the pool is shutting down and takes no more jobs",
             ));
         }
+        self.spool.check_room().map_err(|error| problem_of(error.into()))?;
         let head = session.req_header();
         let text = |name: &HeaderName| match head.headers.get(name).map(|value| value.to_str()) {
             None => Ok(None),

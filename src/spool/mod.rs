@@ -36,6 +36,10 @@ pub use writer::{INLINE_BYTES_MAX, SpoolWriter};
 
 const INCOMING: &str = "incoming";
 
+/// Uploads leave this much of the disk free. The store beside the spool must be able to write how running jobs end, and a full
+/// disk would keep it from doing even what frees room.
+pub const FREE_BYTES_MIN: u64 = 64 << 20;
+
 /// The directory of payloads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Spool {
@@ -72,6 +76,11 @@ impl Spool {
 
     fn incoming(&self) -> PathBuf {
         self.dir.join(INCOMING)
+    }
+
+    /// Whether there is room for one more upload: an error of kind `StorageFull` when there is not.
+    pub fn check_room(&self) -> io::Result<()> {
+        check_room(&self.dir)
     }
 
     /// Begins a payload.
@@ -124,6 +133,14 @@ impl Spool {
         }
         Ok(swept)
     }
+}
+
+fn check_room(dir: &Path) -> io::Result<()> {
+    let disk = rustix::fs::statvfs(dir)?;
+    if disk.f_bavail.saturating_mul(disk.f_frsize) < FREE_BYTES_MIN {
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "uploads would use up the disk"));
+    }
+    Ok(())
 }
 
 /// Makes the names in a directory durable.

@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
-use super::{Spool, sync_directory};
+use super::{Spool, check_room, sync_directory};
 use crate::job::JobId;
 use crate::store::Payload;
 
@@ -126,6 +126,7 @@ impl Drop for SpoolWriter {
 
 /// Writes to the file, which is made if there is none, and gives back the emptied buffer.
 fn append(file: Option<NamedTempFile>, incoming: &Path, mut buffer: Vec<u8>) -> io::Result<Written> {
+    check_room(incoming)?;
     let mut file = match file {
         Some(file) => file,
         None => NamedTempFile::new_in(incoming)?,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::bodies::{form, payload};
 use crate::harness::{Pool, SOON, eventually};
-use crate::standin::{Fault, Quirks, Standin};
+use crate::standin::{Fault, Protocol, Quirks, Standin};
 use crate::wire::sha256;
 
 /// Far above the 5 ms that are promised: a machine that also compiles must not fail the suite.
@@ -52,16 +52,22 @@ async fn worker_never_has_more_jobs_than_its_limit() {
 async fn worker_that_answers_only_between_jobs_is_given_one_at_a_time() {
     let standin = Standin::start(Quirks::brisk()).await;
     let pool = Pool::start(&[standin.entry(4)], "").await;
-    for round in 0..2 {
-        standin.reset_peaks();
-        let mut jobs = Vec::new();
-        for _ in 0..3 {
-            jobs.push(pool.run(&["run_ms=1300"]).await);
-        }
-        all_finished(&pool, &jobs).await;
-        // The first round is where the pool learns it.
-        assert!(round == 0 || standin.in_hand_peak() == 1, "{}", standin.in_hand_peak());
+    // Long enough that its silence is seen.
+    for _ in 0..2 {
+        pool.run(&["run_ms=2500"]).await;
     }
+    eventually("both ran", SOON, async || {
+        (standin.ran().len() == 2 && standin.unfinished() == 0).then_some(())
+    })
+    .await;
+    pool.worker_until(standin.worker_id(), |worker| worker["active_jobs"] == 0).await;
+    standin.reset_peaks();
+    let mut jobs = Vec::new();
+    for _ in 0..5 {
+        jobs.push(pool.run(&["run_ms=100"]).await);
+    }
+    all_finished(&pool, &jobs).await;
+    assert_eq!(standin.in_hand_peak(), 1);
 }
 
 #[tokio::test]
@@ -199,6 +205,34 @@ async fn accepted_job_reaches_an_idle_worker_at_once() {
     waits.sort();
     println!("acknowledged to sent: median {:?}, worst {:?}", waits[10], waits[19]);
     assert!(waits[10] < LATENCY_MAX);
+}
+
+#[tokio::test]
+async fn worker_gets_no_more_jobs_than_it_says_it_takes() {
+    let standin =
+        Standin::start(Quirks { protocol: Protocol::Second { capacity: 2 }, ..Quirks::second() }).await;
+    let pool = Pool::start(&[standin.entry(4)], "").await;
+    let mut jobs = Vec::new();
+    for _ in 0..8 {
+        jobs.push(pool.run(&["run_ms=50"]).await);
+    }
+    all_finished(&pool, &jobs).await;
+    assert_eq!(standin.in_hand_peak(), 2);
+}
+
+#[tokio::test]
+async fn slot_of_a_worker_that_is_long_polled_is_free_as_soon_as_the_job_ends() {
+    let standin = Standin::start(Quirks::second()).await;
+    let pool = Pool::start(&[standin.entry(1)], "").await;
+    let mut jobs = Vec::new();
+    for _ in 0..5 {
+        jobs.push(pool.run(&["run_ms=300"]).await);
+    }
+    all_finished(&pool, &jobs).await;
+    let sent: Vec<Instant> = standin.seen("POST /submit").iter().map(|seen| seen.at).collect();
+    let gaps: Vec<Duration> = sent.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    println!("from one submit to the next, for jobs of 300 ms: {gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap < Duration::from_millis(600)), "{gaps:?}");
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-pub use quirks::{Identity, Limiter, Quirks, TICK};
+pub use quirks::{Identity, Limiter, Protocol, Quirks, TICK};
 use reply::Reply;
 use request::{Body, RequestHead};
 pub use script::{Content, Plan, pattern, pattern_sha256};
@@ -333,10 +333,10 @@ impl Open {
     }
 
     /// Turns the submit into a job.
-    fn take(&self, submission: Submission, plan: Plan) -> String {
+    fn take(&self, submission: Submission, plan: Plan, key: Option<String>) -> String {
         let mut state = self.shared.state();
         state.submitting.remove(&self.record);
-        state.take(submission, plan)
+        state.take(submission, plan, key)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
@@ -65,10 +66,10 @@ impl Process {
 
     /// Asks the process to end, and ends it when it does not.
     pub(super) async fn stop(&mut self) {
-        if let Some(pid) = self.child.id() {
-            // The standard library sends no signal but SIGKILL; every shell has this one built in.
-            let _ =
-                Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid.to_string()]).status().await;
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        if let Some(pid) = pid {
+            // It may have ended by itself just now.
+            let _ = kill_process(pid, Signal::TERM);
             if tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
                 let _ = self.child.kill().await;
             }

@@ -16,7 +16,7 @@ use super::request::{NoBody, RequestHead, read_body, read_head};
 use super::{Fault, Mode, Open, Quirks, Reply, Shared, endpoints};
 
 /// How often a watched state is looked at again.
-const LOOK: Duration = Duration::from_millis(5);
+pub const LOOK: Duration = Duration::from_millis(5);
 
 pub fn bind(address: std::net::SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;

@@ -1,13 +1,15 @@
 //! What each call answers.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
+use super::connection::LOOK;
 use super::request::{Body, RequestHead};
 use super::state::mime_type;
-use super::{Content, Identity, Open, Quirks, Reply, Shared, Submission, connection, jobs};
+use super::{Content, Identity, Open, Protocol, Quirks, Reply, Shared, Submission, connection, jobs};
 
 /// Answers a GET. `stream` is watched while the answer waits for the running job: a client that leaves is gone.
 pub async fn get(
@@ -26,6 +28,10 @@ pub async fn get(
                 () = connection::closed(stream) => return None,
             }
         }
+        "status" if quirks.protocol != Protocol::First => {
+            long_poll(shared, head, rest).await;
+            None
+        }
         _ => None,
     };
     shared.state().forget(quirks);
@@ -34,8 +40,11 @@ pub async fn get(
     let state = shared.state();
     Some(match (endpoint, rest) {
         ("", "") => Reply::json(200, &json!({"service": "sandrun", "status": "running", "version": "0.1"})),
-        ("health", "") => {
-            Reply::json(200, &json!({"status": "healthy", "worker_id": identity(shared, quirks)}))
+        ("health", "") => Reply::json(200, &health(shared, quirks)),
+        ("jobs", "") if quirks.protocol != Protocol::First => {
+            let key = query(head, "key").unwrap_or_default();
+            let jobs: Vec<Value> = state.find_by_key(key).iter().map(|id| json!({ "job_id": id })).collect();
+            Reply::json(200, &json!({ "jobs": jobs }))
         }
         ("status", id) => found(state.status(id, &shared.worker_id)),
         ("outputs", id) => found(state.listing(id)),
@@ -52,12 +61,36 @@ pub async fn get(
     })
 }
 
-fn identity(shared: &Shared, quirks: &Quirks) -> Value {
-    match &quirks.identity {
+fn health(shared: &Shared, quirks: &Quirks) -> Value {
+    let identity = match &quirks.identity {
         Identity::Own => json!(shared.worker_id),
         Identity::Null => Value::Null,
         Identity::Other(id) => json!(id),
+    };
+    match quirks.protocol {
+        Protocol::First => json!({"status": "healthy", "worker_id": identity}),
+        Protocol::Second { capacity } => {
+            json!({"status": "healthy", "worker_id": identity, "protocol": 2, "capacity": capacity})
+        }
     }
+}
+
+/// Waits for the job's end as long as the request asks for.
+async fn long_poll(shared: &Shared, head: &RequestHead, id: &str) {
+    let seconds = query(head, "wait").and_then(|value| value.parse().ok()).unwrap_or(0);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until && !shared.state().is_done(id) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn query<'a>(head: &'a RequestHead, name: &str) -> Option<&'a str> {
+    let (_, query) = head.target.split_once('?')?;
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
 }
 
 fn decoded_path(target: &str) -> String {
@@ -149,9 +182,16 @@ pub async fn submit(open: &Open, head: &RequestHead, body: &mut Body, quirks: &Q
     if let Some(why) = shared.state().over_limit(quirks) {
         return Reply::error(429, &why);
     }
+    let key = match quirks.protocol {
+        Protocol::First => None,
+        Protocol::Second { .. } => head.header("Idempotency-Key", quirks).map(str::to_owned),
+    };
+    if let Some(known) = key.as_ref().and_then(|key| shared.state().find_by_key(key).cloned()) {
+        return Reply::json(200, &json!({"job_id": known, "status": "queued"}));
+    }
     let _lock = if quirks.one_lock { Some(shared.lock.lock().await) } else { None };
     let plan = (shared.script)(&submission);
-    let id = open.take(submission, plan);
+    let id = open.take(submission, plan, key);
     if !quirks.one_lock {
         jobs::start(shared, id.clone());
     }

@@ -41,7 +41,17 @@ pub struct Quirks {
     pub unknown_status_text: bool,
     /// No `ETag`, no `Range`, no conditional requests.
     pub no_ranges: bool,
+    pub protocol: Protocol,
     pub identity: Identity,
+}
+
+/// The version of the protocol, as `/health` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The deployed worker's, which it does not name.
+    First,
+    /// With parallel jobs, long polls (`/status/{id}?wait=s`) and idempotency keys (`/jobs?key=k`).
+    Second { capacity: usize },
 }
 
 /// The per-client limiter: to the worker the whole pool is one client.
@@ -80,6 +90,7 @@ impl Quirks {
             archive_deletes_job: true,
             unknown_status_text: true,
             no_ranges: true,
+            protocol: Protocol::First,
             identity: Identity::Own,
         }
     }
@@ -87,6 +98,11 @@ impl Quirks {
     /// The deployed worker, with a tick and an hourly limit that suit a test.
     pub fn brisk() -> Self {
         Self { tick: TICK, limiter: None, ..Self::real() }
+    }
+
+    /// A tame worker that speaks the second version of the protocol.
+    pub fn second() -> Self {
+        Self { protocol: Protocol::Second { capacity: 8 }, ..Self::tame() }
     }
 
     /// A worker as one would wish it: polite on the wire, jobs in parallel, answers at any time.
@@ -109,6 +125,7 @@ impl Quirks {
             archive_deletes_job: false,
             unknown_status_text: false,
             no_ranges: false,
+            protocol: Protocol::First,
             identity: Identity::Own,
         }
     }

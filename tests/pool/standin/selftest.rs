@@ -293,6 +293,20 @@ async fn health_gives_the_identity_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn second_version_knows_long_polls_and_keys() {
+    let standin = Standin::start(Quirks::second()).await;
+    assert_eq!(get(&standin, "/health").await.expect(200)["protocol"], 2);
+    let keyed = || submit(r#""run_ms=200""#).header("Idempotency-Key", "k/1");
+    let first = keyed().send(standin.address()).await.unwrap().expect(200);
+    assert_eq!(keyed().send(standin.address()).await.unwrap().expect(200), first);
+    assert_eq!(get(&standin, "/jobs?key=k/1").await.expect(200)["jobs"][0]["job_id"], first["job_id"]);
+    assert_eq!(get(&standin, "/jobs?key=k/2").await.expect(200)["jobs"], Value::Array(vec![]));
+    let waiting = format!("/status/{}?wait=10", first["job_id"].as_str().unwrap());
+    assert_eq!(get(&standin, &waiting).await.expect(200)["status"], "completed");
+    assert_eq!(standin.ran().len(), 1);
+}
+
+#[tokio::test]
 async fn tame_answers_ranges_and_conditions_and_head() {
     let standin = Standin::start(Quirks::tame()).await;
     let id = accepted(&standin, r#""big=b.bin:200000""#).await;

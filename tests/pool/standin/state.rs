@@ -46,6 +46,8 @@ pub struct Job {
     pub plan: Plan,
     pub submitted: Instant,
     pub phase: Phase,
+    /// The `Idempotency-Key` that it came with, where the worker knows such a thing.
+    key: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,12 +73,21 @@ impl State {
         full.then(|| format!("Max jobs per hour reached ({})", limiter.per_hour))
     }
 
-    pub fn take(&mut self, submission: Submission, plan: Plan) -> String {
+    /// The job that came with this key.
+    pub fn find_by_key(&self, key: &str) -> Option<&String> {
+        self.jobs.iter().find(|(_, job)| job.key.as_deref() == Some(key)).map(|(id, _)| id)
+    }
+
+    pub fn is_done(&self, id: &str) -> bool {
+        self.jobs.get(id).is_none_or(|job| job.phase == Phase::Done)
+    }
+
+    pub fn take(&mut self, submission: Submission, plan: Plan, key: Option<String>) -> String {
         self.issued += 1;
         self.accepted.push(Instant::now());
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
         let id = format!("job_{seconds}_{}", self.issued);
-        let job = Job { submission, plan, submitted: Instant::now(), phase: Phase::Queued };
+        let job = Job { submission, plan, submitted: Instant::now(), phase: Phase::Queued, key };
         self.jobs.insert(id.clone(), job);
         self.queue.push_back(id.clone());
         id
