@@ -37,7 +37,7 @@ demo: setup
 
 .PHONY: test
 test: setup
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 
 .PHONY: lint
 lint:
