@@ -1,7 +1,7 @@
 //! Gives waiting jobs to free workers, and follows each to its end.
 //!
 //! The dispatcher pairs the next waiting job with a free slot whenever its bell rings: a job came, a slot became free, a worker became
-//! well. Each pair is an [`attempt`], a task of its own, so that a slow worker delays no other.
+//! well. Each pair is an `attempt`, a task of its own, so that a slow worker delays no other.
 
 mod ambiguous;
 mod attempt;

@@ -1,6 +1,6 @@
 //! Asks every worker how it is: all at once at the start, then each in its own rhythm.
 //!
-//! Each worker has its own set of one backend in Pingora's load balancer, which calls [`IdentityCheck`] and counts its results;
+//! Each worker has its own set of one backend in Pingora's load balancer, which calls `IdentityCheck` and counts its results;
 //! when to ask is ours to say, because a worker that is down is asked sooner than one that is well. A worker that does not answer delays no other.
 
 use std::collections::BTreeSet;

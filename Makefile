@@ -1,0 +1,53 @@
+# Needs a Rust toolchain and make; the rest is installed where it is missing, if that can be done without asking.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+# What `make demo` passes on, such as ARGS=--keep
+ARGS ?=
+
+BUILD_TOOLS := cmake cc
+# What jobs are run with, and what the README's quickstart, which is a test, asks with.
+RUN_TOOLS := bwrap python3
+TEST_TOOLS := curl
+
+.PHONY: all
+all: build
+
+.PHONY: help
+help:
+	@echo 'make demo [ARGS=--keep]   a whole pool on this machine runs an example job'
+	@echo 'make test                 every test'
+	@echo 'make lint                 formatting, lints, documentation, licences'
+	@echo 'make build                the program, optimised: target/release/trusted-pool'
+	@echo 'make install [PREFIX=DIR] the same, into DIR/bin (/usr/local/bin)'
+	@echo 'make setup                only sees that the tools for all this are there'
+
+.PHONY: setup
+setup:
+	@scripts/require-tools $(BUILD_TOOLS) $(RUN_TOOLS) $(TEST_TOOLS)
+
+.PHONY: build
+build:
+	@scripts/require-tools $(BUILD_TOOLS)
+	$(CARGO) build --release --locked
+
+.PHONY: demo
+demo: setup
+	$(CARGO) run --release --locked -- demo $(ARGS)
+
+.PHONY: test
+test: setup
+	$(CARGO) test --locked --no-fail-fast
+
+.PHONY: lint
+lint:
+	@scripts/require-tools $(BUILD_TOOLS)
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check bans licenses sources; \
+	else echo 'cargo-deny is not installed: deny.toml is not checked'; fi
+
+.PHONY: install
+install: build
+	install -D -m 755 "$${CARGO_TARGET_DIR:-target}/release/trusted-pool" "$(DESTDIR)$(PREFIX)/bin/trusted-pool"
