@@ -20,12 +20,13 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url, redirect};
 use serde::de::DeserializeOwned;
 
-use answers::{Job, JobsPage, Listing, Logs, Pool, Refusal, Status};
+use answers::{Drained, Job, JobsPage, Listing, Logs, Moved, Pool, Refusal, Status};
 pub use download::{Progress, local_path};
 pub use error::ClientError;
 pub use multipart::{Part, Upload};
 
 use crate::job::JobId;
+use crate::worker::WorkerKey;
 
 /// An answer, parsed and as it came.
 #[derive(Debug)]
@@ -107,6 +108,23 @@ impl Client {
             let _ = write!(path, "{separator}{name}={}", percent_encoded(value, ""));
         }
         self.answer(self.get(&path)).await
+    }
+
+    pub async fn cancel(&self, job: &JobId) -> Result<Answer<Moved>, ClientError> {
+        self.answer(self.request(Method::POST, &format!("/cancel/{job}"))).await
+    }
+
+    pub async fn retry(&self, job: &JobId) -> Result<Answer<Moved>, ClientError> {
+        self.answer(self.request(Method::POST, &format!("/retry/{job}"))).await
+    }
+
+    pub async fn drain(&self, worker: &WorkerKey, reason: &str) -> Result<Answer<Drained>, ClientError> {
+        let request = self.request(Method::POST, &format!("/workers/{}/drain", worker.to_url_safe()));
+        self.answer(request.body(serde_json::json!({ "reason": reason }).to_string())).await
+    }
+
+    pub async fn resume(&self, worker: &WorkerKey) -> Result<Answer<Drained>, ClientError> {
+        self.answer(self.request(Method::POST, &format!("/workers/{}/resume", worker.to_url_safe()))).await
     }
 
     /// Whether the pool takes jobs; its reason where it does not.

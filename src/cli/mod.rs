@@ -1,7 +1,9 @@
 //! The command line: one file per family of commands.
 
+mod cancel;
 mod demo;
 mod download;
+mod drain;
 mod exit;
 mod follow;
 mod jobs;
@@ -61,6 +63,14 @@ enum Command {
     Outputs(outputs::Args),
     /// Fetch the files that a job has put out
     Download(download::Args),
+    /// Cancel a job
+    Cancel(cancel::Args),
+    /// Run a job again that failed or was cancelled
+    Retry(cancel::Args),
+    /// Give a worker no more jobs
+    Drain(drain::Args),
+    /// Give a drained worker jobs again
+    Resume(drain::ResumeArgs),
     /// List jobs, the newest first
     Jobs(jobs::Args),
     /// List the pool's workers
@@ -87,6 +97,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Outputs(args) => block_on(outputs::run(args)),
         Command::Download(args) => block_on(download::run(args)),
+        Command::Cancel(args) => block_on(cancel::cancel(args)),
+        Command::Retry(args) => block_on(cancel::retry(args)),
+        Command::Drain(args) => block_on(drain::drain(args)),
+        Command::Resume(args) => block_on(drain::resume(args)),
         Command::Jobs(args) => block_on(jobs::run(args)),
         Command::Workers(args) => block_on(workers::run(args)),
     };

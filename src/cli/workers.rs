@@ -39,6 +39,12 @@ fn row(worker: &PoolWorker) -> [String; 5] {
         (true, Some(reason)) => format!("healthy: {}", print::printable(reason)),
         (false, Some(reason)) => format!("down: {}", print::printable(reason)),
     };
+    let health = match &worker.draining {
+        Some(draining) => {
+            format!("{health}; draining {}", print::printable(&draining.reason)).trim_end().to_owned()
+        }
+        None => health,
+    };
     [
         print::printable(&worker.worker_id),
         print::printable(&worker.endpoint),

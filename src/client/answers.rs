@@ -102,8 +102,11 @@ pub struct PoolWorker {
     /// Unix seconds; `None` before the first check.
     #[serde(default)]
     pub last_health_check: Option<f64>,
-    /// Why it is given no jobs.
+    /// An operator's wish that it gets no more jobs.
     #[serde(default)]
+    pub draining: Option<Draining>,
+    /// Why it is given no jobs.
+    #[serde(default, rename = "last_error")]
     pub reason: Option<String>,
 }
 
@@ -118,4 +121,23 @@ pub struct Refusal {
     /// Seconds after which it may go better.
     #[serde(default)]
     pub retry_after: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Draining {
+    pub reason: String,
+}
+
+/// `POST /cancel/{job}` and `POST /retry/{job}`.
+#[derive(Debug, Deserialize)]
+pub struct Moved {
+    pub job_id: String,
+    pub pool_status: PoolStatus,
+}
+
+/// `POST /workers/{worker}/drain` and `/resume`.
+#[derive(Debug, Deserialize)]
+pub struct Drained {
+    pub worker_id: String,
+    pub active_jobs: u64,
 }

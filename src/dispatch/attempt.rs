@@ -176,6 +176,10 @@ impl Dispatcher {
                 self.pool.pause(worker, None, now);
                 JobEvent::NotTaken
             }
+            SendOutcome::Unreadable { reason } => {
+                log::error!("job {}: {reason}", job.id());
+                JobEvent::Refused { message: reason, elsewhere: Elsewhere::Impossible }
+            }
             SendOutcome::Unknown { reason } => {
                 log::warn!("worker {worker} was sent job {} and gave no answer: {reason}", job.id());
                 self.pool.suspect(worker, reason.clone());

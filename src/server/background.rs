@@ -1,5 +1,6 @@
 //! What goes on beside the front, as Pingora's background services: each has a runtime of its own and ends when the server does.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -73,7 +74,8 @@ impl BackgroundService for Announcing {
                 while TcpStream::connect(reachable(*address)).await.is_err() {
                     tokio::time::sleep(ANNOUNCE_TRY).await;
                 }
-                println!("listening on http://{address}");
+                // Nobody need read it.
+                let _ = writeln!(std::io::stdout(), "listening on http://{address}");
             }
         };
         until_shutdown(announce, shutdown).await;

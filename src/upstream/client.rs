@@ -133,7 +133,7 @@ impl Upstream for HttpUpstream {
         let (body, length, begun) = match self.body(to, job, work).await {
             Ok(body) => body,
             Err(error) => {
-                return SendOutcome::Unreachable {
+                return SendOutcome::Unreadable {
                     reason: format!("the job's payload cannot be read: {error}"),
                 };
             }

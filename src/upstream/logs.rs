@@ -26,6 +26,8 @@ pub struct LogScanner {
     escape: Escape,
     /// The first half of a character that JSON writes as two escapes.
     high_surrogate: Option<u16>,
+    /// The first bytes of a value that is no string.
+    other: Vec<u8>,
 }
 
 /// Where in the object the scanner is.
@@ -77,6 +79,7 @@ impl LogScanner {
             key: Vec::new(),
             escape: Escape::None,
             high_surrogate: None,
+            other: Vec::new(),
         }
     }
 
@@ -110,7 +113,10 @@ impl LogScanner {
             (At::AfterKey, b':') => At::BeforeValue,
             (At::BeforeValue, b'"') => At::Text,
             (At::BeforeValue, b'{' | b'[') => At::Other(1),
-            (At::BeforeValue, _) => At::Other(0),
+            (At::BeforeValue, byte) => {
+                self.other = vec![byte];
+                At::Other(0)
+            }
             (At::AfterValue, b',') => At::BeforeKey,
             (At::Start | At::BeforeKey | At::AfterKey | At::AfterValue | At::End, _) => return Err(NotLogs),
         };
@@ -119,6 +125,15 @@ impl LogScanner {
 
     /// A value of no interest: only its end matters.
     fn step_in_other(&mut self, depth: u32, byte: u8) -> Result<(), NotLogs> {
+        if self.other.len() < KEY_BYTES_MAX {
+            self.other.push(byte);
+        }
+        // The worker itself has cut a stream.
+        if self.other == b"true"
+            && matches!(self.key.as_slice(), b"stdout_truncated" | b"stderr_truncated" | b"truncated")
+        {
+            self.truncation = Truncation::Cut;
+        }
         self.at = match (depth, byte) {
             (0, b',') => At::BeforeKey,
             (0, b'}') => At::End,
@@ -261,6 +276,13 @@ mod tests {
         let logs = scan(r#"{"stdout":"0123456789","stderr":"ok"}"#, 4).unwrap();
         assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("0123", "ok"));
         assert_eq!(logs.truncation, Truncation::Cut);
+    }
+
+    #[test]
+    fn what_the_worker_has_cut_is_said_to_be() {
+        let truncation = |text: &str| scan(text, 10).unwrap().truncation;
+        assert_eq!(truncation(r#"{"stdout":"","stdout_truncated":true,"stderr":""}"#), Truncation::Cut);
+        assert_eq!(truncation(r#"{"stdout":"","stdout_truncated":false,"other":true}"#), Truncation::Whole);
     }
 
     #[test]

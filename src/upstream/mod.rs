@@ -48,6 +48,8 @@ pub enum SendOutcome {
     Throttled { message: String, retry_after: Option<Duration> },
     /// Not a byte of the job left: the worker cannot have it.
     Unreachable { reason: String },
+    /// Not a byte of the job left, and for no fault of the worker: what is to be sent cannot be read.
+    Unreadable { reason: String },
     /// The job was on its way and no answer (or none that says anything) came.
     Unknown { reason: String },
 }
