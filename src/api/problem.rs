@@ -28,7 +28,6 @@ pub enum ProblemCode {
     PayloadExpired,
     /// The worker had it and has forgotten it.
     OutputExpired,
-    LengthRequired,
     TooLarge,
     Internal,
     /// The worker answered, and not as it should.
@@ -44,7 +43,7 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    pub const ALL: [ProblemCode; 23] = [
+    pub const ALL: [ProblemCode; 22] = [
         Self::BadRequest,
         Self::NotFound,
         Self::JobNotFound,
@@ -58,7 +57,6 @@ impl ProblemCode {
         Self::WrongState,
         Self::PayloadExpired,
         Self::OutputExpired,
-        Self::LengthRequired,
         Self::TooLarge,
         Self::Internal,
         Self::WorkerError,
@@ -85,7 +83,6 @@ impl ProblemCode {
             Self::WrongState => "wrong_state",
             Self::PayloadExpired => "payload_expired",
             Self::OutputExpired => "output_expired",
-            Self::LengthRequired => "length_required",
             Self::TooLarge => "too_large",
             Self::Internal => "internal",
             Self::WorkerError => "worker_error",
@@ -110,7 +107,6 @@ impl ProblemCode {
                 StatusCode::CONFLICT
             }
             Self::OutputExpired | Self::PayloadExpired => StatusCode::GONE,
-            Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::WorkerError | Self::WorkerUnreachable => StatusCode::BAD_GATEWAY,
@@ -140,7 +136,6 @@ impl ProblemCode {
             | Self::WrongState
             | Self::PayloadExpired
             | Self::OutputExpired
-            | Self::LengthRequired
             | Self::TooLarge
             | Self::Internal
             | Self::WorkerError => None,
