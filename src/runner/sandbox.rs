@@ -155,7 +155,9 @@ fn walls(command: &mut Command) {
         let path = Path::new("/etc").join(name);
         command.arg("--ro-bind-try").arg(&path).arg(path);
     }
-    command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+    command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/work"]);
+    // The root itself is a tmpfs: memory that a job could fill.
+    command.args(["--remount-ro", "/"]);
 }
 
 impl fmt::Display for SandboxError {

@@ -27,31 +27,25 @@ pub(super) async fn submit(
     let mut form = form.map_err(|error| {
         Refusal::bad_request(format!("A multipart form is needed: {}", error.body_text()))
     })?;
-    let answer = submit_form(worker, &headers, &mut form).await;
-    if answer.is_err() {
+    let answer = match admit(&worker, &headers) {
+        Ok(Admission::Granted(ticket)) => match take_in(worker, ticket, &mut form).await {
+            // Its process is about to start; the protocol's word for that is "queued".
+            Ok(job) => return Ok(accepted(&job, Status::Queued)),
+            Err(refusal) => Err(refusal),
+        },
+        Ok(Admission::Existing(job)) => Ok(accepted(&job, job.phase().status())),
+        Err(refusal) => Err(refusal),
+    };
+    // The client is still sending, unless it waits for our leave to begin: reading on would give it.
+    if !headers.contains_key(header::EXPECT) {
         drain(form).await;
     }
     answer
 }
 
-async fn submit_form(
-    worker: Arc<Worker>,
-    headers: &HeaderMap,
-    form: &mut Multipart,
-) -> Result<Json<Value>, Refusal> {
-    let key = IdempotencyKey::from_headers(headers)?;
-    check_announced_length(&worker, headers)?;
-    match worker.registry.admit(key)? {
-        Admission::Existing(job) => {
-            let status = job.phase().status();
-            Ok(accepted(&job, status))
-        }
-        Admission::Granted(ticket) => {
-            let job = take_in(worker, ticket, form).await?;
-            // Its process is about to start; the protocol's word for that is "queued".
-            Ok(accepted(&job, Status::Queued))
-        }
-    }
+fn admit(worker: &Worker, headers: &HeaderMap) -> Result<Admission, Refusal> {
+    check_announced_length(worker, headers)?;
+    worker.registry.admit(IdempotencyKey::from_headers(headers)?)
 }
 
 async fn take_in(worker: Arc<Worker>, ticket: Ticket, form: &mut Multipart) -> Result<Arc<Job>, Refusal> {
