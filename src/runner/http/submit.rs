@@ -7,14 +7,14 @@ use axum::Json;
 use axum::extract::Multipart;
 use axum::extract::State;
 use axum::extract::multipart::MultipartRejection;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use serde_json::{Value, json};
 
 use super::FORM_OVERHEAD_BYTES_MAX;
 use crate::runner::job::{Job, Status};
 use crate::runner::refusal::Refusal;
 use crate::runner::registry::{Admission, IdempotencyKey, Ticket};
-use crate::runner::upload::{drain, receive};
+use crate::runner::upload::{drain, receive, too_large};
 use crate::runner::worker::Worker;
 
 /// Takes a job in and starts it, or answers with the job that the same idempotency key has started before. While the
@@ -51,7 +51,7 @@ fn admit(worker: &Worker, headers: &HeaderMap) -> Result<Admission, Refusal> {
 async fn take_in(worker: Arc<Worker>, ticket: Ticket, form: &mut Multipart) -> Result<Arc<Job>, Refusal> {
     let dir = worker.data.create_job(ticket.id().as_str());
     let dir = dir.map_err(|error| Refusal::disk("making a job's directory", &error))?;
-    let upload = receive(form, &dir).await?;
+    let upload = receive(form, &dir, worker.settings.max_upload).await?;
     // In a task of its own: a client that goes away now cannot leave a job half started. If it comes back with its
     // key, it finds the job.
     let start = tokio::spawn(worker.start(ticket, dir, upload));
@@ -68,10 +68,7 @@ fn check_announced_length(worker: &Worker, headers: &HeaderMap) -> Result<(), Re
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let limit = worker.settings.max_upload;
     match announced {
-        Some(length) if length > limit.saturating_add(FORM_OVERHEAD_BYTES_MAX) => Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("The upload has {length} bytes; this worker takes at most {limit}"),
-        )),
+        Some(length) if length > limit.saturating_add(FORM_OVERHEAD_BYTES_MAX) => Err(too_large(limit)),
         _ => Ok(()),
     }
 }

@@ -116,11 +116,10 @@ async fn submissions_that_cannot_run_are_refused_with_the_reason() {
     }
     let health = worker.get("/health").await.json();
     assert_eq!(health["active"], 0, "a refused submission leaves its slot");
-    let left = std::fs::read_dir(worker.data.path().join("data/jobs")).unwrap().count();
-    assert!(
-        left <= 1,
-        "directories of refused submissions are removed, at most the last still on its way: {left}"
-    );
+    // Removed in the background.
+    while std::fs::read_dir(worker.data.path().join("data/jobs")).unwrap().count() > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
