@@ -109,6 +109,25 @@ async fn draining_worker_takes_nothing_and_finishes_what_runs() {
     worker.serving.await.unwrap().unwrap();
 }
 
+/// Whether a process runs whose command line mentions this worker's data directory.
+fn process_is_left(worker: &TestWorker) -> bool {
+    let data = worker.data.path().display().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    lines.any(|line| String::from_utf8_lossy(&line).contains(&data))
+}
+
+#[tokio::test]
+async fn job_killed_while_it_starts_leaves_no_process() {
+    for _ in 0..10 {
+        let mut worker = TestWorker::start(1).await;
+        worker.run("sleep 600", "{}").await;
+        worker.stop.send(Stop::Now).await.unwrap();
+        (&mut worker.serving).await.unwrap().unwrap();
+        assert!(!process_is_left(&worker));
+    }
+}
+
 #[tokio::test]
 async fn interrupted_worker_kills_its_jobs_and_says_so() {
     let worker = TestWorker::start(1).await;
