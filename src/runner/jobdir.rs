@@ -1,7 +1,7 @@
 //! The directory of one job, which lives exactly as long as something refers to the job.
 //!
 //! ```text
-//! DATA/lock            held by the process that owns the data directory
+//! DATA/worker.lock     held by the process that owns the data directory
 //! DATA/jobs/ID/work    what the job sees as its world
 //! DATA/jobs/ID/upload  archives, until they are unpacked
 //! DATA/jobs/ID/stdout  and stderr
@@ -34,9 +34,16 @@ impl DataDir {
     /// When the directory cannot be made or written, or another worker uses it.
     pub fn open(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o700))?;
         let path = path.canonicalize()?;
-        let lock = OpenOptions::new().create(true).write(true).truncate(false).open(path.join("lock"))?;
+        let (lock, jobs) = (path.join("worker.lock"), path.join("jobs"));
+        // Whatever is called "jobs" in a directory that was never a worker's is not ours to remove.
+        if jobs.exists() && !lock.exists() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it has a \"jobs\" that no worker has made",
+            ));
+        }
+        let lock = OpenOptions::new().create(true).write(true).truncate(false).open(lock)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -44,7 +51,6 @@ impl DataDir {
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        let jobs = path.join("jobs");
         if jobs.exists() {
             remove_tree(&jobs)?;
         }
@@ -145,6 +151,14 @@ mod tests {
         drop(first);
         DataDir::open(&path).unwrap();
         assert_eq!(fs::read_dir(path.join("jobs")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn directory_of_somebody_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("jobs")).unwrap();
+        assert!(DataDir::open(dir.path()).unwrap_err().to_string().contains("no worker"));
+        assert!(dir.path().join("jobs").exists());
     }
 
     #[test]

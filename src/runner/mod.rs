@@ -29,3 +29,6 @@ pub mod upload;
 pub mod usage;
 pub mod workdir;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

@@ -22,17 +22,17 @@ const SAMPLE_PERIOD_MAX: Duration = Duration::from_millis(500);
 /// A running job. Dropping it kills the job.
 pub struct Process {
     child: Child,
-    tree: Tree,
+    leftovers: Leftovers,
     ended: Signal,
     usage: Usage,
 }
 
-/// How to reach all processes of a job at once.
+/// What a job's end by itself may leave running.
 #[derive(Clone, Copy)]
-enum Tree {
-    /// They die with the child: it is bubblewrap, and their PID namespace ends with it.
-    Namespace,
-    /// They are a process group.
+enum Leftovers {
+    /// Nothing: its PID namespace has ended with it.
+    None,
+    /// What it has started in its process group.
     Group,
 }
 
@@ -58,14 +58,14 @@ impl Process {
     pub fn start(sandbox: &Sandbox, mut command: Command) -> io::Result<(Self, ChildStdout, ChildStderr)> {
         // Listening begins before the child does, so that its end cannot be missed.
         let ended = signal(SignalKind::child())?;
-        let tree = match sandbox {
-            Sandbox::Bubblewrap(_) => Tree::Namespace,
-            Sandbox::None => Tree::Group,
+        let leftovers = match sandbox {
+            Sandbox::Bubblewrap(_) => Leftovers::None,
+            Sandbox::None => Leftovers::Group,
         };
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().expect("the sandbox pipes a job's stdout");
         let stderr = child.stderr.take().expect("the sandbox pipes a job's stderr");
-        Ok((Self { child, tree, ended, usage: Usage::default() }, stdout, stderr))
+        Ok((Self { child, leftovers, ended, usage: Usage::default() }, stdout, stderr))
     }
 
     /// Waits for the end, which comes by itself, at the deadline, or when `stop` is done.
@@ -105,43 +105,42 @@ impl Process {
     }
 
     fn kill(&mut self) {
-        // Fails only when the child has been reaped, and then there is nothing to kill.
+        // The leader first: until it is reaped its group keeps its name, and it starts nothing more that could be
+        // missed. This fails only when it has been reaped, and then there is nothing to kill.
         let _ = self.child.kill();
         self.kill_group();
     }
 
-    /// Kills what a job without a sandbox left running in its process group.
+    /// Kills everything in the job's process group. Sending a signal to a group is out of reach of safe Rust; the
+    /// shell can.
     fn kill_group(&self) {
-        match self.tree {
-            Tree::Namespace => {}
-            Tree::Group => {
-                // Signalling a group is out of reach of safe Rust; the shell can.
-                let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", "kill -KILL -$1", "sh", &self.child.id().to_string()]);
-                shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                if let Ok(mut shell) = shell.spawn() {
-                    // A millisecond, in a mode that is not for production.
-                    while let Ok(None) = usage::try_reap(&mut shell) {
-                        std::thread::yield_now();
-                    }
-                }
-            }
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "kill -KILL -$1", "sh", &self.child.id().to_string()]);
+        shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        match shell.spawn() {
+            Ok(mut shell) => reap(&mut shell),
+            Err(error) => log::error!("processes of a job may be left: no shell to kill them: {error}"),
         }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        match usage::try_reap(&mut self.child) {
-            Ok(None) => {
+        match (usage::try_reap(&mut self.child), self.leftovers) {
+            (Ok(None), _) => {
                 self.kill();
-                // SIGKILL cannot be put off, so this wait is short; without it a zombie would stay.
-                while let Ok(None) = usage::try_reap(&mut self.child) {
-                    std::thread::yield_now();
-                }
+                reap(&mut self.child);
             }
-            Ok(Some(_)) | Err(_) => self.kill_group(),
+            (Ok(Some(_)) | Err(_), Leftovers::Group) => self.kill_group(),
+            (Ok(Some(_)) | Err(_), Leftovers::None) => {}
         }
+    }
+}
+
+/// Waits for a child that ends within milliseconds: it was killed, or does nothing but send a signal.
+fn reap(child: &mut Child) {
+    while let Ok(None) = usage::try_reap(child) {
+        std::thread::yield_now();
     }
 }
 

@@ -8,7 +8,6 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -75,8 +74,7 @@ impl Sandbox {
             .map(|dir| dir.join("bwrap"))
             .find(|program| program.is_file())
             .ok_or(SandboxError::NotInstalled)?;
-        let mut probe = Command::new(&program);
-        walls(&mut probe);
+        let mut probe = walls(&program);
         probe.args(["--", "true"]).env_clear().stdin(Stdio::null());
         let Output { status, stderr, .. } = probe.output().map_err(SandboxError::Start)?;
         if !status.success() {
@@ -109,8 +107,7 @@ impl Sandbox {
     pub fn command(&self, plan: &Plan, work: &Path) -> Command {
         let mut command = match self {
             Self::Bubblewrap(program) => {
-                let mut command = Command::new(program);
-                walls(&mut command);
+                let mut command = walls(program);
                 command.arg("--bind").arg(work).args(["/work", "--chdir", "/work"]);
                 for (name, value) in environment(plan) {
                     command.args(["--setenv", name, value]);
@@ -122,8 +119,8 @@ impl Sandbox {
                 command
             }
             Self::None => {
-                let mut command = Command::new(&plan.program);
-                command.current_dir(work).env_clear().envs(environment(plan)).process_group(0);
+                let mut command = Command::new("/usr/bin/setsid");
+                command.arg(&plan.program).current_dir(work).env_clear().envs(environment(plan));
                 command
             }
         };
@@ -138,10 +135,16 @@ fn environment(plan: &Plan) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// Everything about the sandbox that is the same for each job.
-fn walls(command: &mut Command) {
+///
+/// Bubblewrap's own `--new-session` would take a job out of bubblewrap's process group. Made from outside, the session
+/// (which keeps the job away from the worker's terminal) holds both, and one signal to the group reaches them in
+/// whatever state they are: bubblewrap killed while it sets up leaves a child that waits for it for ever.
+fn walls(program: &Path) -> Command {
+    let mut command = Command::new("/usr/bin/setsid");
+    command.arg(program);
     // "--unshare-all" alone would only try for a user namespace and do without.
     command.args(["--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY, "--cap-drop", "ALL"]);
-    command.args(["--hostname", "sandbox", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]);
+    command.args(["--hostname", "sandbox", "--die-with-parent", "--as-pid-1", "--clearenv"]);
     command.args(["--ro-bind", "/usr", "/usr"]);
     for name in SYSTEM_DIRECTORIES {
         let path = Path::new("/").join(name);
@@ -155,7 +158,10 @@ fn walls(command: &mut Command) {
         let path = Path::new("/etc").join(name);
         command.arg("--ro-bind-try").arg(&path).arg(path);
     }
-    command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+    command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/work"]);
+    // The root itself is a tmpfs: memory that a job could fill.
+    command.args(["--remount-ro", "/"]);
+    command
 }
 
 impl fmt::Display for SandboxError {

@@ -28,7 +28,14 @@ const FILES_MAX: usize = 1_000;
 /// Longest and largest tail of a refused upload that is still read. A client that is cut off while it sends may see a
 /// reset in place of the answer.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
-const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const DRAIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What a submission may still bring, in bytes. Counted here and not left to the body's limit, which would leave the
+/// rest of the body unreadable.
+struct Allowance {
+    left: u64,
+    limit: u64,
+}
 
 /// A received submission. Plain files are in the work directory already.
 #[derive(Debug)]
@@ -41,11 +48,12 @@ pub struct Upload {
     pub hash: String,
 }
 
-/// Receives a submission into a job's directory.
+/// Receives a submission of at most `bytes_max` bytes into a job's directory.
 ///
 /// # Errors
 /// When the body is malformed, too large, stalls, or has a part that cannot be taken.
-pub async fn receive(form: &mut Multipart, dir: &JobDir) -> Result<Upload, Refusal> {
+pub async fn receive(form: &mut Multipart, dir: &JobDir, bytes_max: u64) -> Result<Upload, Refusal> {
+    let mut allowance = Allowance { left: bytes_max, limit: bytes_max };
     let work = dir.work().map_err(|error| Refusal::disk("opening a job's directory", &error))?;
     let mut manifest = None;
     let mut archives = Vec::new();
@@ -54,7 +62,7 @@ pub async fn receive(form: &mut Multipart, dir: &JobDir) -> Result<Upload, Refus
     while let Some(mut field) = in_time(form.next_field()).await? {
         match (field.name(), field.file_name().map(str::to_owned)) {
             (Some("manifest"), _) => {
-                let json = receive_manifest(&mut field).await?;
+                let json = receive_manifest(&mut field, &mut allowance).await?;
                 hash_part(&mut hasher, "", &Sha256::digest(&json));
                 manifest = Some(json);
             }
@@ -74,9 +82,9 @@ pub async fn receive(form: &mut Multipart, dir: &JobDir) -> Result<Upload, Refus
                     }
                     None => work.path().join(&name),
                 };
-                hash_part(&mut hasher, &name, &receive_file(&mut field, &path).await?);
+                hash_part(&mut hasher, &name, &receive_file(&mut field, &path, &mut allowance).await?);
             }
-            _ => while in_time(field.chunk()).await?.is_some() {},
+            _ => while allowance.next_chunk(&mut field).await?.is_some() {},
         }
     }
     if files == 0 {
@@ -88,10 +96,10 @@ pub async fn receive(form: &mut Multipart, dir: &JobDir) -> Result<Upload, Refus
 /// Reads on for a little while after a refusal, so that the client gets to read the answer.
 pub async fn drain(mut form: Multipart) {
     let rest = async {
-        let mut bytes = 0;
+        let mut bytes: u64 = 0;
         while let Ok(Some(mut field)) = form.next_field().await {
             while let Ok(Some(chunk)) = field.chunk().await {
-                bytes += chunk.len();
+                bytes += chunk.len() as u64;
                 if bytes > DRAIN_BYTES_MAX {
                     return;
                 }
@@ -101,9 +109,9 @@ pub async fn drain(mut form: Multipart) {
     let _ = timeout(DRAIN_TIME_MAX, rest).await;
 }
 
-async fn receive_manifest(field: &mut Field<'_>) -> Result<Vec<u8>, Refusal> {
+async fn receive_manifest(field: &mut Field<'_>, allowance: &mut Allowance) -> Result<Vec<u8>, Refusal> {
     let mut json = Vec::new();
-    while let Some(chunk) = in_time(field.chunk()).await? {
+    while let Some(chunk) = allowance.next_chunk(field).await? {
         json.extend_from_slice(&chunk);
         if json.len() > MANIFEST_BYTES_MAX {
             let sentence = format!("The manifest is larger than {MANIFEST_BYTES_MAX} bytes");
@@ -113,12 +121,15 @@ async fn receive_manifest(field: &mut Field<'_>) -> Result<Vec<u8>, Refusal> {
     Ok(json)
 }
 
-async fn receive_file(field: &mut Field<'_>, path: &Path) -> Result<Vec<u8>, Refusal> {
+async fn receive_file(
+    field: &mut Field<'_>,
+    path: &Path,
+    allowance: &mut Allowance,
+) -> Result<Vec<u8>, Refusal> {
     let disk = |error: io::Error| Refusal::disk("storing an upload", &error);
     let mut file = File::create(path).await.map_err(disk)?;
     let mut hasher = Sha256::new();
-    while let Some(chunk) = in_time(field.chunk()).await? {
-        let chunk: Bytes = chunk;
+    while let Some(chunk) = allowance.next_chunk(field).await? {
         hasher.update(&chunk);
         file.write_all(&chunk).await.map_err(disk)?;
     }
@@ -126,12 +137,29 @@ async fn receive_file(field: &mut Field<'_>, path: &Path) -> Result<Vec<u8>, Ref
     Ok(hasher.finalize().to_vec())
 }
 
+impl Allowance {
+    async fn next_chunk(&mut self, field: &mut Field<'_>) -> Result<Option<Bytes>, Refusal> {
+        let Some(chunk) = in_time(field.chunk()).await? else { return Ok(None) };
+        match self.left.checked_sub(chunk.len() as u64) {
+            Some(left) => self.left = left,
+            None => return Err(too_large(self.limit)),
+        }
+        Ok(Some(chunk))
+    }
+}
+
+/// The refusal of a submission of more than `limit` bytes.
+pub fn too_large(limit: u64) -> Refusal {
+    let sentence = format!("The upload is larger than the {limit} bytes that this worker takes");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, sentence)
+}
+
 /// Awaits the next piece of the body, but not for ever.
 async fn in_time<T>(piece: impl Future<Output = Result<T, MultipartError>>) -> Result<T, Refusal> {
     match timeout(SILENCE_MAX, piece).await {
         Ok(Ok(piece)) => Ok(piece),
         Ok(Err(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "The upload is larger than this worker takes"))
+            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "The form has too many bytes beside its files"))
         }
         Ok(Err(error)) => Err(Refusal::bad_request(format!(
             "The body is no complete multipart form: {}",

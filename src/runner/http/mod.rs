@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 
 use super::job::Job;
 use super::refusal::Refusal;
+use super::upload::DRAIN_BYTES_MAX;
 use super::worker::Worker;
 
 mod about;
@@ -26,14 +27,16 @@ const FORM_OVERHEAD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The worker's routes.
 pub fn router(worker: Arc<Worker>) -> Router {
-    let upload_bytes_max = worker.settings.max_upload.saturating_add(FORM_OVERHEAD_BYTES_MAX);
-    let upload_limit = DefaultBodyLimit::max(usize::try_from(upload_bytes_max).unwrap_or(usize::MAX));
+    // The files are counted as they arrive; this bounds what is no file's content, and what is drained.
+    let body_bytes_max =
+        worker.settings.max_upload.saturating_add(FORM_OVERHEAD_BYTES_MAX).saturating_add(DRAIN_BYTES_MAX);
+    let body_limit = DefaultBodyLimit::max(usize::try_from(body_bytes_max).unwrap_or(usize::MAX));
     Router::new()
         .route("/", get(about::service))
         .route("/health", get(about::health))
         .route("/stats", get(about::stats))
         .route("/environments", get(about::environments))
-        .route("/submit", post(submit::submit).layer(upload_limit))
+        .route("/submit", post(submit::submit).layer(body_limit))
         .route("/jobs", get(jobs::list))
         .route("/status/{id}", get(jobs::status))
         .route("/logs/{id}", get(jobs::logs))

@@ -7,14 +7,14 @@ use axum::Json;
 use axum::extract::Multipart;
 use axum::extract::State;
 use axum::extract::multipart::MultipartRejection;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use serde_json::{Value, json};
 
 use super::FORM_OVERHEAD_BYTES_MAX;
 use crate::runner::job::{Job, Status};
 use crate::runner::refusal::Refusal;
 use crate::runner::registry::{Admission, IdempotencyKey, Ticket};
-use crate::runner::upload::{drain, receive};
+use crate::runner::upload::{drain, receive, too_large};
 use crate::runner::worker::Worker;
 
 /// Takes a job in and starts it, or answers with the job that the same idempotency key has started before. While the
@@ -27,37 +27,31 @@ pub(super) async fn submit(
     let mut form = form.map_err(|error| {
         Refusal::bad_request(format!("A multipart form is needed: {}", error.body_text()))
     })?;
-    let answer = submit_form(worker, &headers, &mut form).await;
-    if answer.is_err() {
+    let answer = match admit(&worker, &headers) {
+        Ok(Admission::Granted(ticket)) => match take_in(worker, ticket, &mut form).await {
+            // Its process is about to start; the protocol's word for that is "queued".
+            Ok(job) => return Ok(accepted(&job, Status::Queued)),
+            Err(refusal) => Err(refusal),
+        },
+        Ok(Admission::Existing(job)) => Ok(accepted(&job, job.phase().status())),
+        Err(refusal) => Err(refusal),
+    };
+    // The client is still sending, unless it waits for our leave to begin: reading on would give it.
+    if !headers.contains_key(header::EXPECT) {
         drain(form).await;
     }
     answer
 }
 
-async fn submit_form(
-    worker: Arc<Worker>,
-    headers: &HeaderMap,
-    form: &mut Multipart,
-) -> Result<Json<Value>, Refusal> {
-    let key = IdempotencyKey::from_headers(headers)?;
-    check_announced_length(&worker, headers)?;
-    match worker.registry.admit(key)? {
-        Admission::Existing(job) => {
-            let status = job.phase().status();
-            Ok(accepted(&job, status))
-        }
-        Admission::Granted(ticket) => {
-            let job = take_in(worker, ticket, form).await?;
-            // Its process is about to start; the protocol's word for that is "queued".
-            Ok(accepted(&job, Status::Queued))
-        }
-    }
+fn admit(worker: &Worker, headers: &HeaderMap) -> Result<Admission, Refusal> {
+    check_announced_length(worker, headers)?;
+    worker.registry.admit(IdempotencyKey::from_headers(headers)?)
 }
 
 async fn take_in(worker: Arc<Worker>, ticket: Ticket, form: &mut Multipart) -> Result<Arc<Job>, Refusal> {
     let dir = worker.data.create_job(ticket.id().as_str());
     let dir = dir.map_err(|error| Refusal::disk("making a job's directory", &error))?;
-    let upload = receive(form, &dir).await?;
+    let upload = receive(form, &dir, worker.settings.max_upload).await?;
     // In a task of its own: a client that goes away now cannot leave a job half started. If it comes back with its
     // key, it finds the job.
     let start = tokio::spawn(worker.start(ticket, dir, upload));
@@ -74,10 +68,7 @@ fn check_announced_length(worker: &Worker, headers: &HeaderMap) -> Result<(), Re
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let limit = worker.settings.max_upload;
     match announced {
-        Some(length) if length > limit.saturating_add(FORM_OVERHEAD_BYTES_MAX) => Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("The upload has {length} bytes; this worker takes at most {limit}"),
-        )),
+        Some(length) if length > limit.saturating_add(FORM_OVERHEAD_BYTES_MAX) => Err(too_large(limit)),
         _ => Ok(()),
     }
 }

@@ -1,0 +1,6 @@
+//! The worker as its clients meet it: over HTTP.
+
+mod client;
+mod lifecycle;
+mod protocol;
+mod walls;
