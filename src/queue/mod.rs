@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use tokio::sync::Notify;
 
 use crate::job::{
@@ -20,7 +20,9 @@ use crate::job::{
 };
 use crate::reconcile::Reconciler;
 use crate::spool::Spool;
-use crate::store::{Inserted, JobRow, NewJob, Reopened, Results, Store, StoreError, Transition, Written};
+use crate::store::{
+    FIRST_VERSION, Inserted, JobRow, NewJob, Reopened, Results, Store, StoreError, Transition, Written,
+};
 use crate::time::{Clock, Timestamp};
 use order::{Class, Rank, Waiting};
 
@@ -212,13 +214,30 @@ impl Queue {
 
     /// Takes a job in; returns when it is durable.
     pub async fn submit(&self, job: NewJob) -> Result<Inserted, StoreError> {
-        let inserted = self.shared.store.insert(job).await?;
+        let id = job.id.clone();
+        let inserted = match self.shared.store.insert(job).await {
+            Ok(inserted) => inserted,
+            Err(error) => Inserted::New(self.done_all_the_same(&id, FIRST_VERSION, error).await?),
+        };
         if let Inserted::New(row) = &inserted {
             self.shared.total.fetch_add(1, Ordering::Relaxed);
             self.enter(row.clone());
             self.shared.bell.notify_one();
         }
         Ok(inserted)
+    }
+
+    /// A write that is reported as failed may have been made: the row tells. Left alone, the job would wait for the next start.
+    async fn done_all_the_same(
+        &self,
+        id: &JobId,
+        version: i64,
+        error: StoreError,
+    ) -> Result<JobRow, StoreError> {
+        match (&error, self.shared.store.job(id).await) {
+            (StoreError::Broken(_), Ok(Some(row))) if row.version == version => Ok(row),
+            (StoreError::Broken(_) | StoreError::Full, Ok(_) | Err(_)) => Err(error),
+        }
     }
 
     /// Takes the first waiting job for whose class `take` finds what it needs.
@@ -262,7 +281,14 @@ impl Queue {
             };
             let step =
                 Transition { id: row.id.clone(), version: row.version, state: state.clone(), results: None };
-            match self.shared.store.reopen(step).await? {
+            let reopened = match self.shared.store.reopen(step).await {
+                Ok(reopened) => reopened,
+                Err(error) => {
+                    let version = self.done_all_the_same(id, row.version + 1, error).await?.version;
+                    Reopened::Queued { version }
+                }
+            };
+            match reopened {
                 Reopened::Queued { version } => {
                     (row.state, row.version) = (state, version);
                     self.enter(row.clone());
@@ -398,10 +424,13 @@ impl Queue {
         self.waiting().insert(job.class(), job.rank(), row.id);
     }
 
+    /// Makes a job live, unless it is.
     fn enter(&self, row: JobRow) -> Arc<LiveJob> {
         let waits = matches!(row.state, JobState::Queued { .. });
-        let job = LiveJob::new(row);
-        self.shared.live.insert(job.id(), Arc::clone(&job));
+        let job = match self.shared.live.entry(row.id.clone()) {
+            Entry::Occupied(live) => return Arc::clone(live.get()),
+            Entry::Vacant(place) => Arc::clone(place.insert(LiveJob::new(row)).value()),
+        };
         if waits {
             self.wait(&job);
         }

@@ -43,8 +43,8 @@ pub struct NewJob {
     pub idempotency: Option<Idempotency>,
 }
 
-/// How every job begins.
-const FIRST_VERSION: i64 = 1;
+/// The version that every job's row begins with.
+pub const FIRST_VERSION: i64 = 1;
 
 impl NewJob {
     /// Its first row.
