@@ -17,6 +17,7 @@ all: build
 help:
 	@echo 'make demo [ARGS=--keep]   a whole pool on this machine runs an example job'
 	@echo 'make test                 every test'
+	@echo 'make simulate [SEEDS=N]   many more histories of the simulated pool (100,000)'
 	@echo 'make lint                 formatting, lints, documentation, licences'
 	@echo 'make build                the program, optimised: target/release/trusted-pool'
 	@echo 'make install [PREFIX=DIR] the same, into DIR/bin (/usr/local/bin)'
@@ -38,6 +39,14 @@ demo: setup
 .PHONY: test
 test: setup
 	$(CARGO) test --locked --no-fail-fast
+
+# Histories of the whole pool under faults; the tests run 10,000.
+SEEDS ?= 100000
+
+.PHONY: simulate
+simulate:
+	@scripts/require-tools $(BUILD_TOOLS)
+	SIMULATION_SEEDS=$(SEEDS) $(CARGO) test --locked --lib -- simulation
 
 .PHONY: lint
 lint:
