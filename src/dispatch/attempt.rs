@@ -97,14 +97,14 @@ impl Dispatcher {
                 log::info!("job {} is {state}", job.id());
                 Next::At(state)
             }
+            Err(AdvanceError::Moved) => self.moved(job, attempt),
             // Somebody else moved the job meanwhile: only to where this attempt has something else to do.
             Err(AdvanceError::Invalid(_)) => match self.moved(job, attempt) {
-                Next::At(state @ JobState::Settling { .. }) => Next::At(state),
-                Next::At(state) => {
+                Next::At(state) if !matches!(state, JobState::Settling { .. }) => {
                     log::error!("job {} is {state}, which its attempt did not expect", job.id());
                     Next::Over
                 }
-                Next::Over => Next::Over,
+                next => next,
             },
             Err(error) => {
                 log::error!("job {}: {error}", job.id());
@@ -192,16 +192,17 @@ impl Dispatcher {
     async fn watch(&self, job: &LiveJob, attempt: &Attempt, remote: &RemoteId, since: Timestamp) -> Next {
         let limit = job.terms().run_timeout;
         let deadline = limit.map(|limit| since.plus(limit + RUN_GRACE));
-        tokio::select! {
+        // What is dropped here has only looked: the step is made below, and to its end.
+        let event = tokio::select! {
             biased;
-            () = job.moved.notified() => self.moved(job, attempt),
-            next = self.watch_on(job, attempt, remote) => next,
+            () = job.moved.notified() => return self.moved(job, attempt),
+            event = self.end_of_run(job, attempt, remote) => event,
             () = self.clock.reached(deadline) => {
                 let limit = limit.expect("there is no deadline without a limit");
-                let overdue = JobEvent::Overdue { deadline: Deadline::Running(limit) };
-                self.step(job, attempt, overdue).await
+                JobEvent::Overdue { deadline: Deadline::Running(limit) }
             }
-        }
+        };
+        self.step(job, attempt, event).await
     }
 
     /// Where the attempt goes on after somebody else moved the job.
@@ -210,18 +211,18 @@ impl Dispatcher {
         if state.attempt().map(|of| of.number) == Some(attempt.number) { Next::At(state) } else { Next::Over }
     }
 
-    async fn watch_on(&self, job: &LiveJob, attempt: &Attempt, remote: &RemoteId) -> Next {
+    async fn end_of_run(&self, job: &LiveJob, attempt: &Attempt, remote: &RemoteId) -> JobEvent {
         let (mut poll, mut lost) = (POLL_FIRST, Lost::default());
         loop {
             let Some(contact) = self.contact(attempt) else {
-                return self.lost(job, attempt, &no_longer_listed(attempt)).await;
+                return self.loss(job, attempt, &no_longer_listed(attempt));
             };
             match self.ask_status(&contact, remote, Patience::Until(LONG_POLL)).await {
                 Answer::Known(RemoteStatus { stage, json }) => {
                     lost = Lost::default();
                     job.saw_worker_status(json);
                     if let Stage::Ended(verdict) = stage {
-                        return self.step(job, attempt, JobEvent::Ended { verdict }).await;
+                        return JobEvent::Ended { verdict };
                     }
                     if contact.dialect == Dialect::Sandrun {
                         // Cut short when a client's own status call brought news.
@@ -231,7 +232,7 @@ impl Dispatcher {
                 }
                 Answer::Gone => {
                     let reason = format!("worker {} no longer knows the job", attempt.worker);
-                    return self.lost(job, attempt, &reason).await;
+                    return self.loss(job, attempt, &reason);
                 }
                 // It runs a job. That is what it is for.
                 Answer::Silent => {}
@@ -240,7 +241,7 @@ impl Dispatcher {
                     let holds = self.config.defaults.on_worker_lost(&job.terms()) == OnWorkerLost::Hold;
                     if !holds && lost.since() > self.config.worker_lost_after {
                         let reason = format!("worker {} cannot be reached: {reason}", attempt.worker);
-                        return self.lost(job, attempt, &reason).await;
+                        return self.loss(job, attempt, &reason);
                     }
                     lost.pause().await;
                 }
@@ -248,15 +249,14 @@ impl Dispatcher {
         }
     }
 
-    /// The job's worker is gone, or the job is gone from it.
-    async fn lost(&self, job: &LiveJob, attempt: &Attempt, reason: &str) -> Next {
-        let event = match self.config.defaults.after_worker_lost(&job.terms(), attempt.losses) {
+    /// What follows when the job's worker is gone, or the job is gone from it.
+    fn loss(&self, job: &LiveJob, attempt: &Attempt, reason: &str) -> JobEvent {
+        log::warn!("job {}: {reason}", job.id());
+        match self.config.defaults.after_worker_lost(&job.terms(), attempt.losses) {
             AfterLoss::Fail => JobEvent::Lost { reason: reason.to_owned() },
             AfterLoss::Requeue => JobEvent::Requeued,
             AfterLoss::Exhausted => JobEvent::Exhausted { reason: reason.to_owned() },
-        };
-        log::warn!("job {}: {reason}", job.id());
-        self.step(job, attempt, event).await
+        }
     }
 
     /// One status call; a worker of the sandrun kind gets one at a time, and is known as serial when it is silent.
@@ -292,7 +292,7 @@ impl Dispatcher {
                 Next::At(JobState::Settling { .. }) => self.step(job, attempt, JobEvent::Settled).await,
                 next => next,
             },
-            JobState::Running { .. } => self.lost(job, attempt, &reason).await,
+            JobState::Running { .. } => self.step(job, attempt, self.loss(job, attempt, &reason)).await,
             JobState::Collecting { .. } => {
                 self.step_with(job, attempt, JobEvent::Collected, Some(Results::default())).await
             }

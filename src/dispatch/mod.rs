@@ -128,7 +128,7 @@ impl Dispatcher {
         match self.queue.advance(&job, JobEvent::Assigned { worker }, None).await {
             Ok(state) => self.run_attempt(&job, state, slot, Some(sending)).await,
             // Its client cancelled it, or it waited for too long, since it was claimed.
-            Err(AdvanceError::Invalid(_)) => {}
+            Err(AdvanceError::Invalid(_) | AdvanceError::Moved) => {}
             Err(error) => log::error!("job {} cannot be assigned: {error}", job.id()),
         }
     }

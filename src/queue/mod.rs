@@ -137,17 +137,18 @@ pub enum Lookup {
 #[derive(Debug)]
 pub enum AdvanceError {
     Invalid(InvalidTransition),
-    /// The store no longer has the job, or another version of it: another process writes to it.
-    Overtaken,
+    /// A step before it was made and not seen to its end; the job now stands where that one left it.
+    Moved,
+    /// The store no longer has the job.
+    Gone,
 }
 
 impl std::fmt::Display for AdvanceError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Invalid(invalid) => invalid.fmt(f),
-            Self::Overtaken => {
-                write!(f, "the store holds another version of the job: is another pool using it?")
-            }
+            Self::Moved => write!(f, "the job was moved by a step before this one"),
+            Self::Gone => write!(f, "the store no longer has the job"),
         }
     }
 }
@@ -346,7 +347,14 @@ impl Queue {
         let left = (job.class(), job.rank());
         let state = apply(row.state, event, self.shared.clock.now()).map_err(AdvanceError::Invalid)?;
         let step = Transition { id: row.id, version: row.version, state: state.clone(), results };
-        let version = self.write(step).await?;
+        let (version, state, done) = match self.write(&step).await {
+            Stored::This { version } => (version, state.clone(), Ok(state)),
+            Stored::Another(row) => (row.version, row.state, Err(AdvanceError::Moved)),
+            Stored::Nothing => {
+                self.shared.live.remove(&step.id);
+                return Err(AdvanceError::Gone);
+            }
+        };
         {
             let mut row = job.lock();
             row.state = state.clone();
@@ -355,35 +363,24 @@ impl Queue {
         // Where it waited, if it did and was not claimed.
         self.waiting().remove(&left.0, left.1);
         self.arrived(job, &state).await;
-        Ok(state)
+        done
     }
 
-    async fn write(&self, step: Transition) -> Result<i64, AdvanceError> {
+    async fn write(&self, step: &Transition) -> Stored {
         let mut pause = RETRY_FIRST;
         loop {
             match self.shared.store.transition(step.clone()).await {
-                Ok(Written::Updated { version }) => return Ok(version),
-                Ok(Written::Conflict) => return self.was_written(&step).await,
-                Ok(Written::NotFound) => return Err(AdvanceError::Overtaken),
+                Ok(Written::Updated { version }) => return Stored::This { version },
+                Ok(Written::NotFound) => return Stored::Nothing,
+                Ok(Written::Conflict) => match self.shared.store.job(&step.id).await {
+                    Ok(Some(row)) => return Stored::of(row, step),
+                    Ok(None) => return Stored::Nothing,
+                    Err(error) => log::error!("job {} cannot be read, trying again: {error}", step.id),
+                },
                 Err(error) => log::error!("job {} cannot be moved on, trying again: {error}", step.id),
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
-        }
-    }
-
-    /// A conflict after a failed try may be that try's own write, reported as failed. It cannot be another writer's: steps of
-    /// a job come one after another, and one data directory is one pool.
-    async fn was_written(&self, step: &Transition) -> Result<i64, AdvanceError> {
-        loop {
-            match self.shared.store.job(&step.id).await {
-                Ok(Some(row)) if row.version == step.version + 1 && row.state == step.state => {
-                    return Ok(row.version);
-                }
-                Ok(_) => return Err(AdvanceError::Overtaken),
-                Err(error) => log::error!("job {} cannot be read, trying again: {error}", step.id),
-            }
-            tokio::time::sleep(RETRY_FIRST).await;
         }
     }
 
@@ -478,6 +475,24 @@ impl Queue {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.shared.waiting.lock().expect("no code panics while it holds the queue's lock")
+    }
+}
+
+/// What the store has after a step was to be written.
+enum Stored {
+    This {
+        version: i64,
+    },
+    /// A step that was made before and not seen to its end, because whoever made it was dropped.
+    Another(JobRow),
+    Nothing,
+}
+
+impl Stored {
+    /// A conflict after a failed try may be that try's own write, reported as failed.
+    fn of(row: JobRow, step: &Transition) -> Self {
+        let is_this = row.version == step.version + 1 && row.state == step.state;
+        if is_this { Self::This { version: row.version } } else { Self::Another(row) }
     }
 }
 

@@ -22,6 +22,7 @@ mod follow;
 mod health;
 mod outputs;
 mod readme;
+mod resilience;
 mod restart;
 mod submit;
 mod unknown;
