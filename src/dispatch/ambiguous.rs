@@ -3,12 +3,17 @@
 //! A worker that knows keys is asked by the attempt's key until it says whether it has the job. A sandrun worker cannot say: then
 //! the job's policy decides, and the worker's slot stays taken until the worker is seen to be free.
 
+use std::time::Duration;
+
 use super::Dispatcher;
 use super::attempt::{Lost, Next};
 use crate::job::{AfterLoss, Attempt, JobEvent};
 use crate::queue::LiveJob;
 use crate::time::Timestamp;
 use crate::upstream::{KeyAnswer, attempt_key};
+
+/// A request that was cut off may still arrive: a worker has never taken a job when it says so twice, this far apart.
+const ABSENT_AGAIN: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
     pub(super) async fn resolve(
@@ -20,14 +25,20 @@ impl Dispatcher {
     ) -> Next {
         let key = attempt_key(&job.id(), attempt.number);
         let mut lost = Lost::default();
+        let mut absent = false;
         loop {
             match self.find(attempt, &key).await {
                 Some(KeyAnswer::Found { remote }) => {
                     return self.step(job, attempt, JobEvent::Accepted { remote }).await;
                 }
-                Some(KeyAnswer::Absent) => return self.step(job, attempt, JobEvent::Absent).await,
+                Some(KeyAnswer::Absent) if absent => return self.step(job, attempt, JobEvent::Absent).await,
+                Some(KeyAnswer::Absent) => {
+                    absent = true;
+                    tokio::time::sleep(ABSENT_AGAIN).await;
+                }
                 Some(KeyAnswer::CannotSay) | None => return self.give_up(job, attempt, reason).await,
                 Some(KeyAnswer::Unanswered) => {
+                    absent = false;
                     if self.clock.now().since(since) > self.config.worker_lost_after {
                         return self.give_up(job, attempt, reason).await;
                     }

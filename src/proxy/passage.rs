@@ -319,6 +319,11 @@ impl OutputPassage {
                 format!("the worker answered with another file, {other:?}: it cannot serve this name");
             return Ok(Admitted::No(Problem::new(ProblemCode::WorkerError, message)));
         }
+        if !says_where_it_ends(head) {
+            // Cut short, it would look whole.
+            let message = "the worker does not say how long the file is";
+            return Ok(Admitted::No(Problem::new(ProblemCode::WorkerError, message)));
+        }
         self.set_headers(head)?;
         Ok(Admitted::Yes)
     }
@@ -359,6 +364,13 @@ impl OutputPassage {
             }
         }
     }
+}
+
+/// Whether the end of the body can be told from the end of the connection.
+fn says_where_it_ends(head: &ResponseHeader) -> bool {
+    let chunked = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    head.headers.contains_key(header::CONTENT_LENGTH)
+        || head.headers.get(header::TRANSFER_ENCODING).is_some_and(chunked)
 }
 
 fn keep_only(head: &mut ResponseHeader, kept: &[HeaderName]) {

@@ -142,10 +142,7 @@ impl Registry {
                 let job = state.jobs.get(id).expect("a key is forgotten together with its job");
                 return Ok(Admission::Existing(Arc::clone(job)));
             }
-            Some(KeyState::Receiving) => {
-                let sentence = "The upload of a job with this Idempotency-Key is still being received";
-                return Err(Refusal::retry_later(StatusCode::CONFLICT, sentence));
-            }
+            Some(KeyState::Receiving) => return Err(receiving()),
             None => {}
         }
         if let Intake::Closed = state.intake {
@@ -189,13 +186,16 @@ impl Registry {
         self.lock().jobs.get(id).cloned()
     }
 
-    /// The job of this key, once it is accepted.
-    #[must_use]
-    pub fn find_by_key(&self, key: &IdempotencyKey) -> Option<Arc<Job>> {
+    /// The job of this key; `None` when no submit with it has come.
+    ///
+    /// # Errors
+    /// While its upload is being received: it may become a job, and whoever took it for absent might run it elsewhere.
+    pub fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<Arc<Job>>, Refusal> {
         let state = self.lock();
-        match state.keys.get(key)? {
-            KeyState::Receiving => None,
-            KeyState::Accepted(id) => state.jobs.get(id).cloned(),
+        match state.keys.get(key) {
+            None => Ok(None),
+            Some(KeyState::Receiving) => Err(receiving()),
+            Some(KeyState::Accepted(id)) => Ok(state.jobs.get(id).cloned()),
         }
     }
 
@@ -261,6 +261,11 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds this lock")
     }
+}
+
+fn receiving() -> Refusal {
+    let sentence = "The upload of a job with this Idempotency-Key is still being received";
+    Refusal::retry_later(StatusCode::CONFLICT, sentence)
 }
 
 fn stopping() -> Refusal {

@@ -23,7 +23,7 @@ const WAIT_SECONDS_MAX: u64 = 60;
 /// `GET /jobs`, of one idempotency key with `?key=`.
 pub(super) async fn list(State(worker): State<Arc<Worker>>, uri: Uri) -> Result<Json<Value>, Refusal> {
     let jobs = match url::query_value(uri.query(), "key") {
-        Some(key) => worker.registry.find_by_key(&IdempotencyKey::parse(&key)?).into_iter().collect(),
+        Some(key) => worker.registry.find_by_key(&IdempotencyKey::parse(&key)?)?.into_iter().collect(),
         None => worker.registry.all(),
     };
     let jobs: Vec<Value> =
