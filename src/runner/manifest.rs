@@ -9,14 +9,14 @@ use serde::Deserialize;
 use super::interpreter::Interpreter;
 use super::path::JobPath;
 
-/// Largest manifest taken, in bytes. It is kept in memory and its arguments become one command line.
-pub const MANIFEST_BYTES_MAX: usize = 64 * 1024;
+/// Largest manifest taken, in bytes, as large as a pool's. It is kept in memory and its arguments become one command line.
+pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
 
 /// Most `args`, `env` entries or `outputs` patterns: bubblewrap refuses command lines of more than 9,000 words.
 const LIST_ENTRIES_MAX: usize = 1_000;
 
-/// Longest `timeout` that can be asked for: a week. A larger number is a slip of the unit.
-const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest `timeout` that can be asked for: a year, as a pool takes it. A larger number is a slip of the unit.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A validated manifest. What it does not say is `None` or empty: the upload's files or the worker decide.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -161,7 +161,7 @@ mod tests {
             (r#"{"env":{"A=B":"1"}}"#, "env"),
             (r#"{"timeout":0}"#, "timeout"),
             (r#"{"timeout":-1}"#, "timeout"),
-            (r#"{"timeout":1e12}"#, "604800"),
+            (r#"{"timeout":1e12}"#, "31536000"),
         ] {
             let error = Manifest::parse(json.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(part), "{json}: {error}");

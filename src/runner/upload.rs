@@ -23,7 +23,7 @@ use super::unpack::ArchiveKind;
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Most file parts of one upload: more files belong in an archive.
-const FILES_MAX: usize = 1_000;
+const FILES_MAX: usize = 1_024;
 
 /// Longest and largest tail of a refused upload that is still read. A client that is cut off while it sends may see a
 /// reset in place of the answer.
