@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use crate::harness::{Pool, command, nobody};
 use crate::standin::{Quirks, Standin};
@@ -160,4 +162,20 @@ async fn pool_option_wins_over_the_environment() {
     let dir = TempDir::new().expect("a temporary directory");
     let output = run_at("http://127.0.0.1:9", dir.path(), &["workers", "--pool", &pool.url()]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn demo_runs_its_job_in_the_real_sandbox_and_fetches_its_outputs() {
+    let done = timeout(Duration::from_secs(60), command(&["demo"]).output())
+        .await
+        .expect("in time")
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success(), "{said}");
+    let output = said.lines().find(|line| line.ends_with("results/output.txt") && line.starts_with('/'));
+    let output = Path::new(output.expect("the output's path"));
+    assert!(output.metadata().expect("the output").len() > 0, "{said}");
+    let directory =
+        output.ancestors().nth(3).expect("outputs/results/output.txt is below the demo's directory");
+    fs::remove_dir_all(directory).expect("the demo's directory is ours to remove");
 }
