@@ -25,4 +25,5 @@ mod readme;
 mod resilience;
 mod restart;
 mod submit;
+mod tidy;
 mod unknown;
