@@ -28,6 +28,7 @@ pub async fn execute(job: Arc<Job>, slot: Slot, sandbox: Sandbox, stop: Cancella
         Ok((End::Exited(code), usage)) => (Verdict::Exited(code), usage),
         Ok((End::TimedOut, usage)) => (Verdict::TimedOut, usage),
         Ok((End::Stopped, usage)) => (Verdict::WorkerStopped, usage),
+        Ok((End::Cancelled, usage)) => (Verdict::Cancelled, usage),
         Err(error) => (Verdict::Broken(error.to_string()), Usage::default()),
     };
     let wall = since.elapsed();
@@ -59,7 +60,7 @@ async fn follow(job: &Arc<Job>, sandbox: &Sandbox, stop: &CancellationToken) -> 
         }
     });
     let deadline = tokio::time::Instant::now() + job.order.timeout;
-    let end = process.end(deadline, stop.cancelled()).await;
+    let end = process.end(deadline, stop.cancelled(), job.cancelled()).await;
 
     let abort = capture.abort_handle();
     match tokio::time::timeout(DRAIN_MAX, capture).await {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::jobdir::JobDir;
 use super::logs::Logs;
@@ -28,6 +29,7 @@ pub struct Job {
     /// What it writes.
     pub logs: Logs,
     phase: watch::Sender<Phase>,
+    cancel: CancellationToken,
 }
 
 /// Everything that is fixed about a job before it starts.
@@ -85,6 +87,8 @@ pub enum Verdict {
     TimedOut,
     /// The worker stopped.
     WorkerStopped,
+    /// A client cancelled it.
+    Cancelled,
     /// Its process could not be started or followed.
     Broken(String),
 }
@@ -138,7 +142,7 @@ impl Job {
     #[must_use]
     pub fn new(id: JobId, order: Order) -> Self {
         let logs = Logs::new(order.dir.path());
-        Self { id, order, logs, phase: watch::Sender::new(Phase::Queued) }
+        Self { id, order, logs, phase: watch::Sender::new(Phase::Queued), cancel: CancellationToken::new() }
     }
 
     /// Where it is now.
@@ -151,6 +155,16 @@ impl Job {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
+    }
+
+    /// Has it ended soon, if it has not ended yet. Its phase tells when it has.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Waits until it is cancelled.
+    pub(super) async fn cancelled(&self) {
+        self.cancel.cancelled().await;
     }
 
     /// Moves it on. Only the task that runs the job does so.
@@ -188,7 +202,9 @@ impl Verdict {
     fn status(&self) -> Status {
         match self {
             Self::Exited(0) => Status::Completed,
-            Self::Exited(_) | Self::TimedOut | Self::WorkerStopped | Self::Broken(_) => Status::Failed,
+            Self::Exited(_) | Self::TimedOut | Self::WorkerStopped | Self::Cancelled | Self::Broken(_) => {
+                Status::Failed
+            }
         }
     }
 
@@ -197,7 +213,7 @@ impl Verdict {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Exited(code) => *code,
-            Self::TimedOut | Self::WorkerStopped => 137,
+            Self::TimedOut | Self::WorkerStopped | Self::Cancelled => 137,
             Self::Broken(_) => 127,
         }
     }
@@ -209,6 +225,7 @@ impl Verdict {
             Self::Exited(_) => None,
             Self::TimedOut => Some("timeout"),
             Self::WorkerStopped => Some("worker_stopped"),
+            Self::Cancelled => Some("cancelled"),
             Self::Broken(_) => Some("worker_error"),
         }
     }

@@ -19,6 +19,9 @@ const SAMPLE_FIRST: Duration = Duration::from_millis(5);
 /// ... up to this period: often enough to see a process that was killed, too seldom to cost anything.
 const SAMPLE_PERIOD_MAX: Duration = Duration::from_millis(500);
 
+/// How long a cancelled job may go on after it was asked to end.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// A running job. Dropping it kills the job.
 pub struct Process {
     child: Child,
@@ -45,6 +48,8 @@ pub enum End {
     TimedOut,
     /// It was killed because the worker stops.
     Stopped,
+    /// It was asked to end, and killed if it did not.
+    Cancelled,
 }
 
 impl Process {
@@ -68,7 +73,7 @@ impl Process {
         Ok((Self { child, leftovers, ended, usage: Usage::default() }, stdout, stderr))
     }
 
-    /// Waits for the end, which comes by itself, at the deadline, or when `stop` is done.
+    /// Waits for the end, which comes by itself, at the deadline, when `stop` is done, or soon after `cancel` is.
     ///
     /// # Errors
     /// When the process cannot be waited for.
@@ -76,20 +81,28 @@ impl Process {
         mut self,
         deadline: Instant,
         stop: impl Future<Output = ()>,
+        cancel: impl Future<Output = ()>,
     ) -> io::Result<(End, Usage)> {
-        let mut stop = pin!(stop);
-        let mut killed = None;
+        let (mut stop, mut cancel) = (pin!(stop), pin!(cancel));
+        let mut cause = None;
+        let mut kill_at = Some(deadline);
         let mut period = SAMPLE_FIRST;
         loop {
             tokio::select! {
-                () = &mut stop, if killed.is_none() => {
+                () = &mut stop, if kill_at.is_some() => {
                     self.kill();
-                    killed = Some(End::Stopped);
+                    kill_at = None;
+                    cause.get_or_insert(End::Stopped);
                 }
-                () = sleep_until(deadline), if killed.is_none() => {
+                () = &mut cancel, if cause.is_none() => {
+                    kill_at = Some(deadline.min(Instant::now() + self.ask_to_end()));
+                    cause = Some(End::Cancelled);
+                }
+                () = sleep_until(kill_at.unwrap_or(deadline)), if kill_at.is_some() => {
                     self.usage.sample(self.child.id());
                     self.kill();
-                    killed = Some(End::TimedOut);
+                    kill_at = None;
+                    cause.get_or_insert(End::TimedOut);
                 }
                 _ = self.ended.recv() => {}
                 () = tokio::time::sleep(period) => {
@@ -99,7 +112,20 @@ impl Process {
             }
             if let Some((status, cpu)) = usage::try_reap(&mut self.child)? {
                 self.usage.cpu = self.usage.cpu.max(cpu);
-                return Ok((killed.unwrap_or(End::Exited(exit_code(status))), self.usage));
+                return Ok((cause.unwrap_or(End::Exited(exit_code(status))), self.usage));
+            }
+        }
+    }
+
+    /// Asks the job to end, and tells how long it may take. Under bubblewrap the signal would end bubblewrap, and with
+    /// it the job's PID namespace at once; and while that is set up, its first process ignores the signal. There the
+    /// job is killed without being asked.
+    fn ask_to_end(&self) -> Duration {
+        match self.leftovers {
+            Leftovers::None => Duration::ZERO,
+            Leftovers::Group => {
+                self.signal_group("TERM");
+                GRACE
             }
         }
     }
@@ -108,18 +134,18 @@ impl Process {
         // The leader first: until it is reaped its group keeps its name, and it starts nothing more that could be
         // missed. This fails only when it has been reaped, and then there is nothing to kill.
         let _ = self.child.kill();
-        self.kill_group();
+        self.signal_group("KILL");
     }
 
-    /// Kills everything in the job's process group. Sending a signal to a group is out of reach of safe Rust; the
+    /// Signals everything in the job's process group. Sending a signal to a group is out of reach of safe Rust; the
     /// shell can.
-    fn kill_group(&self) {
+    fn signal_group(&self, name: &str) {
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", "kill -KILL -$1", "sh", &self.child.id().to_string()]);
+        shell.args(["-c", "kill -$1 -$2", "sh", name, &self.child.id().to_string()]);
         shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         match shell.spawn() {
             Ok(mut shell) => reap(&mut shell),
-            Err(error) => log::error!("processes of a job may be left: no shell to kill them: {error}"),
+            Err(error) => log::error!("processes of a job may be left: no shell to signal them: {error}"),
         }
     }
 }
@@ -131,7 +157,7 @@ impl Drop for Process {
                 self.kill();
                 reap(&mut self.child);
             }
-            (Ok(Some(_)) | Err(_), Leftovers::Group) => self.kill_group(),
+            (Ok(Some(_)) | Err(_), Leftovers::Group) => self.signal_group("KILL"),
             (Ok(Some(_)) | Err(_), Leftovers::None) => {}
         }
     }

@@ -24,7 +24,7 @@ pub(super) async fn service(State(worker): State<Arc<Worker>>) -> Json<Value> {
         "endpoints": [
             "GET /health", "GET /stats", "GET /environments", "POST /submit", "GET /jobs", "GET /status/{id}",
             "GET /logs/{id}", "GET /outputs/{id}", "GET /download/{id}", "GET /download/{id}/{path}",
-            "GET /stream/{id}",
+            "GET /stream/{id}", "POST /cancel/{id}",
         ],
     }))
 }

@@ -96,6 +96,16 @@ fn output_files(outputs: &Outputs) -> Map<String, Value> {
     outputs.files.iter().map(entry).collect()
 }
 
+/// `POST /cancel/{id}`: answers at once, with where the job is then. A job that has ended stays as it is.
+pub(super) async fn cancel(
+    State(worker): State<Arc<Worker>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    let job = find(&worker, &id)?;
+    job.cancel();
+    Ok(Json(json!({ "job_id": job.id.as_str(), "status": job.phase().status() })))
+}
+
 /// `GET /logs/{id}`.
 pub(super) async fn logs(
     State(worker): State<Arc<Worker>>,

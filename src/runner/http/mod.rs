@@ -39,6 +39,7 @@ pub fn router(worker: Arc<Worker>) -> Router {
         .route("/submit", post(submit::submit).layer(body_limit))
         .route("/jobs", get(jobs::list))
         .route("/status/{id}", get(jobs::status))
+        .route("/cancel/{id}", post(jobs::cancel))
         .route("/logs/{id}", get(jobs::logs))
         .route("/outputs/{id}", get(files::listing))
         .route("/outputs/{id}/{*path}", get(files::download))

@@ -1,10 +1,11 @@
 //! Slots, keys, expiry and stopping.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::client::{Part, TestWorker, sandbox, submission};
+use crate::runner::sandbox::Sandbox;
 use crate::runner::server::Stop;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -137,4 +138,51 @@ async fn interrupted_worker_kills_its_jobs_and_says_so() {
     let (status, ()) = tokio::join!(worker.end(&id), async { worker.stop.send(Stop::Now).await.unwrap() });
     assert_eq!((&status["status"], &status["reason"]), (&json!("failed"), &json!("worker_stopped")));
     worker.serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn cancelled_job_ends_soon_and_leaves_its_slot() {
+    for (sandbox, script) in [
+        (sandbox(), "sleep 60"),
+        (Sandbox::None, "sleep 60"),
+        // Deaf to the request, so that it takes the whole grace.
+        (Sandbox::None, "trap '' TERM; sleep 60"),
+    ] {
+        let worker = TestWorker::with(1, sandbox, Duration::from_secs(60)).await;
+        let id = worker.run(&format!("echo ready; {script}"), "{}").await;
+        while worker.get(&format!("/logs/{id}")).await.json()["stdout"] != "ready\n" {}
+        let since = Instant::now();
+        let answer = worker.request("POST", &format!("/cancel/{id}"), "").await;
+        assert_eq!((answer.status, answer.json()), (200, json!({ "job_id": id, "status": "running" })));
+
+        let status = worker.end(&id).await;
+        assert!(since.elapsed() < Duration::from_secs(3), "{script}: {:?}", since.elapsed());
+        assert_eq!((&status["status"], &status["reason"]), (&json!("failed"), &json!("cancelled")));
+        assert_eq!(worker.get("/health").await.json()["active"], 0);
+        let next = worker.run("true", "{}").await;
+        assert_eq!(worker.end(&next).await["status"], "completed");
+        assert!(!process_is_left(&worker));
+    }
+}
+
+#[tokio::test]
+async fn cancelled_job_without_walls_is_asked_before_it_is_killed() {
+    let worker = TestWorker::with(1, Sandbox::None, Duration::from_secs(60)).await;
+    let id = worker.run("trap 'echo asked; exit 0' TERM; echo ready; sleep 60 & wait", "{}").await;
+    while worker.get(&format!("/logs/{id}")).await.json()["stdout"] != "ready\n" {}
+    worker.request("POST", &format!("/cancel/{id}"), "").await;
+    assert_eq!(worker.end(&id).await["reason"], "cancelled");
+    assert_eq!(worker.get(&format!("/logs/{id}")).await.json()["stdout"], "ready\nasked\n");
+}
+
+#[tokio::test]
+async fn cancelling_what_has_ended_changes_nothing_and_unknown_jobs_are_not_found() {
+    let worker = TestWorker::start(1).await;
+    let id = worker.run("true", "{}").await;
+    let before = worker.end(&id).await;
+    let answer = worker.request("POST", &format!("/cancel/{id}"), "").await;
+    assert_eq!((answer.status, answer.json()), (200, json!({ "job_id": id, "status": "completed" })));
+    assert_eq!(worker.end(&id).await, before);
+    let unknown = worker.request("POST", "/cancel/job_1_1", "").await;
+    assert_eq!((unknown.status, unknown.json()), (404, json!({ "error": "Job not found" })));
 }
