@@ -3,26 +3,16 @@
 use std::process::ExitCode;
 
 use super::exit::Failure;
-use super::pool::{FormatArgs, PoolArgs};
+use super::pool::{FormatArgs, JobArgs};
 use super::print;
 use crate::client::Answer;
 use crate::client::answers::Moved;
-use crate::job::JobId;
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    job: JobId,
-    #[command(flatten)]
-    pool: PoolArgs,
-    #[command(flatten)]
-    format: FormatArgs,
-}
-
-pub(super) async fn cancel(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn cancel(args: JobArgs) -> Result<ExitCode, Failure> {
     show(args.pool.client()?.cancel(&args.job).await?, &args.format)
 }
 
-pub(super) async fn retry(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn retry(args: JobArgs) -> Result<ExitCode, Failure> {
     show(args.pool.client()?.retry(&args.job).await?, &args.format)
 }
 

@@ -56,17 +56,17 @@ enum Command {
     /// Send a job to the pool
     Submit(submit::Args),
     /// Show how a job is doing
-    Status(status::Args),
+    Status(pool::JobArgs),
     /// Show what a job has printed
     Logs(logs::Args),
     /// List the files that a job has put out
-    Outputs(outputs::Args),
+    Outputs(pool::JobArgs),
     /// Fetch the files that a job has put out
     Download(download::Args),
     /// Cancel a job
-    Cancel(cancel::Args),
+    Cancel(pool::JobArgs),
     /// Run a job again that failed or was cancelled
-    Retry(cancel::Args),
+    Retry(pool::JobArgs),
     /// Give a worker no more jobs
     Drain(drain::Args),
     /// Give a drained worker jobs again

@@ -3,20 +3,10 @@
 use std::process::ExitCode;
 
 use super::exit::Failure;
-use super::pool::{FormatArgs, PoolArgs};
+use super::pool::JobArgs;
 use super::print;
-use crate::job::JobId;
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    job: JobId,
-    #[command(flatten)]
-    pool: PoolArgs,
-    #[command(flatten)]
-    format: FormatArgs,
-}
-
-pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: JobArgs) -> Result<ExitCode, Failure> {
     let listing = args.pool.client()?.outputs(&args.job).await?;
     if args.format.json {
         print::line(&listing.text)?;

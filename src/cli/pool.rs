@@ -1,6 +1,7 @@
 //! Which pool a command speaks to.
 
 use crate::client::{Client, ClientError};
+use crate::job::JobId;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PoolArgs {
@@ -36,4 +37,14 @@ pub(super) struct FormatArgs {
     /// Print the pool's answer as it is, for programs
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// A command about one job.
+#[derive(Debug, clap::Args)]
+pub(super) struct JobArgs {
+    pub(super) job: JobId,
+    #[command(flatten)]
+    pub(super) pool: PoolArgs,
+    #[command(flatten)]
+    pub(super) format: FormatArgs,
 }

@@ -3,21 +3,11 @@
 use std::process::ExitCode;
 
 use super::exit::Failure;
-use super::pool::{FormatArgs, PoolArgs};
+use super::pool::JobArgs;
 use super::print;
 use crate::client::answers::Status;
-use crate::job::JobId;
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    job: JobId,
-    #[command(flatten)]
-    pool: PoolArgs,
-    #[command(flatten)]
-    format: FormatArgs,
-}
-
-pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: JobArgs) -> Result<ExitCode, Failure> {
     let status = args.pool.client()?.status(&args.job).await?;
     print::line(&if args.format.json { status.text } else { describe(&status.value) })?;
     Ok(ExitCode::SUCCESS)

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 const WAITS: &str = "while [ ! -e go ]; do sleep 0.02; done";
 
 fn let_go(worker: &TestWorker, id: &str) {
-    std::fs::write(worker.data.path().join(format!("data/jobs/{id}/work/go")), "").unwrap();
+    std::fs::write(worker.data.path().join(format!("data/jobs/{id}")).join("work").join("go"), "").unwrap();
 }
 
 #[tokio::test]

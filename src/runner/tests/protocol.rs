@@ -178,7 +178,8 @@ async fn stream_sends_the_log_live_and_then_the_end() {
         frames.push(text.to_string());
         // Its first line arrived while it runs: only now is it let go on.
         if frames.iter().any(|frame| frame == "first\n") {
-            std::fs::write(worker.data.path().join(format!("data/jobs/{id}/work/go")), "").unwrap();
+            std::fs::write(worker.data.path().join(format!("data/jobs/{id}")).join("work").join("go"), "")
+                .unwrap();
         }
     }
     let done = frames.pop().unwrap();
