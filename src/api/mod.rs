@@ -2,6 +2,7 @@
 
 pub mod bodies;
 pub mod problem;
+pub mod range;
 pub mod route;
 
 pub use problem::{Problem, ProblemCode};

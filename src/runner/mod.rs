@@ -19,7 +19,6 @@ pub mod order;
 pub mod outputs;
 pub mod path;
 pub mod process;
-pub mod range;
 pub mod refusal;
 pub mod registry;
 pub mod sandbox;

@@ -14,10 +14,10 @@ use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::{find, url};
+use crate::api::range::{Asked, Requested};
 use crate::runner::job::Job;
 use crate::runner::outputs::{Outputs, file_type, mime_type};
 use crate::runner::path::JobPath;
-use crate::runner::range::Requested;
 use crate::runner::refusal::Refusal;
 use crate::runner::workdir::{OpenError, OpenFile, Stamp};
 use crate::runner::worker::Worker;
@@ -86,23 +86,21 @@ pub(super) async fn download(
     let tag = entity_tag(&job, &path, &metadata);
     let length = metadata.len();
 
-    let mut response = if matches_tag(&headers, &tag) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        match requested(&headers, &tag, length) {
-            Requested::Whole => send(file, 0, length).await?,
-            Requested::Part { first, last } => {
-                let mut response = send(file, first, last - first + 1).await?;
-                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-                insert(&mut response, header::CONTENT_RANGE, &format!("bytes {first}-{last}/{length}"));
-                response
-            }
-            Requested::Unsatisfiable => {
-                let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "The file has no such bytes");
-                let mut response = refusal.into_response();
-                insert(&mut response, header::CONTENT_RANGE, &format!("bytes */{length}"));
-                return Ok(response);
-            }
+    let mut response = match Asked::of(&headers, &tag, length) {
+        Asked::PreconditionFailed => StatusCode::PRECONDITION_FAILED.into_response(),
+        Asked::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+        Asked::Content(Requested::Whole) => send(file, 0, length).await?,
+        Asked::Content(Requested::Part { first, last }) => {
+            let mut response = send(file, first, last - first + 1).await?;
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            insert(&mut response, header::CONTENT_RANGE, &format!("bytes {first}-{last}/{length}"));
+            response
+        }
+        Asked::Content(Requested::Unsatisfiable) => {
+            let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "The file has no such bytes");
+            let mut response = refusal.into_response();
+            insert(&mut response, header::CONTENT_RANGE, &format!("bytes */{length}"));
+            return Ok(response);
         }
     };
     insert(&mut response, header::ETAG, &tag);
@@ -142,24 +140,6 @@ fn entity_tag(job: &Job, path: &JobPath, metadata: &Metadata) -> String {
     match phase.finished().and_then(|finished| finished.outputs.digest(path, stamp)) {
         Some(sha256) => format!("\"{sha256}\""),
         None => format!("\"{stamp}\""),
-    }
-}
-
-fn matches_tag(headers: &HeaderMap, tag: &str) -> bool {
-    let Some(tags) = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok()) else {
-        return false;
-    };
-    tags.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
-}
-
-/// The range that is asked for; everything, if the client has the beginning of another state of the file.
-fn requested(headers: &HeaderMap, tag: &str, length: u64) -> Requested {
-    if headers.get(header::IF_RANGE).is_some_and(|state| state != tag) {
-        return Requested::Whole;
-    }
-    match headers.get(header::RANGE).and_then(|range| range.to_str().ok()) {
-        Some(range) => Requested::parse(range, length),
-        None => Requested::Whole,
     }
 }
 
@@ -209,15 +189,6 @@ mod tests {
             [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KB"), (1 << 30, "1.0 GB"), (1 << 52, "4096.0 TB")]
         {
             assert_eq!(size_formatted(bytes), text);
-        }
-    }
-
-    #[test]
-    fn tags_are_compared_weakly_and_one_by_one() {
-        let headers =
-            |value| HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(value))]);
-        for (value, matched) in [("\"a\"", true), ("\"b\", W/\"a\"", true), ("*", true), ("\"ab\"", false)] {
-            assert_eq!(matches_tag(&headers(value), "\"a\""), matched, "{value}");
         }
     }
 }
