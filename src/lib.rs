@@ -9,6 +9,7 @@
 //! - [`store`]: what the pool remembers across a crash.
 //! - [`job`]: what a job is, and the one function that moves it.
 //! - [`dispatch`]: gives waiting jobs to free workers and follows each to its end.
+//! - [`outputs`]: fetches what a job made before its worker forgets it, and keeps it for a while.
 //! - [`pool`]: the workers, how they fare, and how much each has to do.
 //! - [`worker`]: who a worker is.
 //! - [`upstream`]: how the pool speaks to a worker.
@@ -27,6 +28,7 @@ pub mod client;
 pub mod config;
 pub mod dispatch;
 pub mod job;
+pub mod outputs;
 pub mod pool;
 pub mod proxy;
 pub mod queue;

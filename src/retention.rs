@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::outputs::Outputs;
 use crate::queue::Queue;
 use crate::reconcile::Reconciler;
 use crate::spool::Spool;
@@ -19,6 +20,7 @@ pub struct Retention {
     pub store: Arc<dyn Store>,
     pub queue: Queue,
     pub spool: Arc<Spool>,
+    pub outputs: Outputs,
     /// How long a job is remembered after its end.
     pub keep: Duration,
     /// How long it can be retried.
@@ -44,8 +46,11 @@ impl Reconciler for Retention {
         }
         let before = now.minus(self.keep);
         let forgotten = self.store.forget_finished(before, BATCH).await.map_err(|error| error.to_string())?;
-        self.queue.forgot(forgotten);
-        let done = dropped.len() + forgotten > 0;
-        Ok(done.then(|| format!("dropped {} payloads, forgot {forgotten} jobs", dropped.len())))
+        self.queue.forgot(forgotten.len());
+        for run in &forgotten {
+            self.outputs.remove(run).await;
+        }
+        let (dropped, forgotten) = (dropped.len(), forgotten.len());
+        Ok((dropped + forgotten > 0).then(|| format!("dropped {dropped} payloads, forgot {forgotten} jobs")))
     }
 }

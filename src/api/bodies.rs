@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::job::{Attempt, Failure, JobId, Outcome};
 use crate::pool::WorkerView;
 use crate::pool::health::Standing;
-use crate::store::{JobRow, Logs, Truncation};
+use crate::store::{JobRow, Logs, OutputsPlace, Truncation};
 use crate::time::Timestamp;
 
 /// `GET /status/{job}`, without the worker's part.
@@ -31,6 +31,12 @@ pub struct StatusBody<'a> {
     attempt: Option<AttemptBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a Failure>,
+    /// Where its outputs are, once it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outputs: Option<&'static str>,
+    /// Why they stay on the worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outputs_reason: Option<&'a str>,
 }
 
 /// The attempt under way.
@@ -69,12 +75,23 @@ impl<'a> StatusBody<'a> {
             reason: None,
             attempt: row.state.attempt().map(AttemptBody::of),
             error,
+            outputs: None,
+            outputs_reason: None,
         }
     }
 
     /// Says how many jobs are taken before this one, and why it waits.
     pub fn waiting(mut self, ahead: usize, reason: String) -> Self {
         (self.queue_position, self.reason) = (Some(ahead), Some(reason));
+        self
+    }
+
+    /// Says where the job's outputs are.
+    pub fn with_outputs(mut self, place: Option<&'a OutputsPlace>) -> Self {
+        self.outputs = place.map(OutputsPlace::as_str);
+        if let Some(OutputsPlace::OnWorker { reason }) = place {
+            self.outputs_reason = Some(reason);
+        }
         self
     }
 
@@ -140,15 +157,15 @@ pub fn empty_listing(job: &JobId, status: &str) -> Value {
     json!({ "job_id": job, "status": status, "total_files": 0, "files": [] })
 }
 
-/// The names and sizes in a worker's listing.
-pub fn listed_files(worker_listing: &str) -> Vec<(String, Option<u64>)> {
-    let Ok(body) = serde_json::from_str::<Value>(worker_listing) else { return Vec::new() };
-    let files = body.get("files").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+/// The names and sizes in a worker's listing. `None` when the worker's text is no listing.
+pub fn listed_files(worker_listing: &str) -> Option<Vec<(String, Option<u64>)>> {
+    let body = serde_json::from_str::<Value>(worker_listing).ok()?;
+    let files = body.get("files")?.as_array()?;
     let named = |file: &Value| {
         let name = file.get("name")?.as_str()?.to_owned();
         Some((name, file.get("size").and_then(Value::as_u64)))
     };
-    files.iter().filter_map(named).collect()
+    Some(files.iter().filter_map(named).collect())
 }
 
 /// `GET /pool`.
@@ -251,6 +268,8 @@ mod tests {
         assert_eq!(body["files"][0]["download_url"], json!(format!("/download/{id}/a%20b.txt")));
         assert_eq!(body["files"][1]["download_url"], Value::Null);
         assert!(listing(&id, "completed", "[]").is_none());
-        assert_eq!(listed_files(worker), [("a b.txt".to_owned(), Some(3)), ("../x".to_owned(), Some(1))]);
+        let files = [("a b.txt".to_owned(), Some(3)), ("../x".to_owned(), Some(1))];
+        assert_eq!(listed_files(worker).as_deref(), Some(&files[..]));
+        assert_eq!(listed_files("[]"), None);
     }
 }

@@ -36,6 +36,10 @@ const SPOOL_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 50;
 const HISTORY_KEEP: RangeInclusive<Duration> = millis(1_000, Duration::from_secs(3650 * 24 * 60 * 60));
 // A log is one value of a row, read and written whole.
 const LOG_BYTES: RangeInclusive<u64> = 1 << 10..=256 << 20;
+// Zero is a wish that can be meant: workers keep their outputs.
+const OUTPUTS_KEEP: RangeInclusive<Duration> = millis(0, Duration::from_secs(3650 * 24 * 60 * 60));
+const OUTPUTS_JOB_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 40;
+const OUTPUTS_TOTAL_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 50;
 const HEALTH_INTERVAL: RangeInclusive<Duration> = millis(100, HOUR);
 const HEALTH_TIMEOUT: RangeInclusive<Duration> = millis(100, MINUTE);
 const THREADS: RangeInclusive<u32> = 1..=1024;
@@ -88,8 +92,18 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
         text.parse().map_err(|_| "is not one of off, error, warn, info, debug, trace".to_owned())
     });
 
-    let Config { listen: _, data: _, workers: _, uploads, dispatch, history, health, server, log: _ } =
-        config;
+    let Config {
+        listen: _,
+        data: _,
+        workers: _,
+        uploads,
+        dispatch,
+        history,
+        outputs,
+        health,
+        server,
+        log: _,
+    } = config;
     read_size(top, "max_upload", &mut uploads.bytes_max, &UPLOAD_BYTES);
     top.section("uploads", |section| {
         read_duration(section, "timeout", &mut uploads.timeout, &UPLOAD_TIMEOUT);
@@ -116,6 +130,11 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
     top.section("history", |section| {
         read_duration(section, "keep", &mut history.keep, &HISTORY_KEEP);
         read_size(section, "max_log_bytes", &mut history.log_bytes_max, &LOG_BYTES);
+    });
+    top.section("outputs", |section| {
+        read_duration(section, "keep", &mut outputs.keep, &OUTPUTS_KEEP);
+        read_size(section, "max_job_bytes", &mut outputs.job_bytes_max, &OUTPUTS_JOB_BYTES);
+        read_size(section, "max_total_bytes", &mut outputs.total_bytes_max, &OUTPUTS_TOTAL_BYTES);
     });
     top.section("health", |section| {
         read_duration(section, "interval", &mut health.interval, &HEALTH_INTERVAL);

@@ -39,6 +39,7 @@ pub struct Config {
     pub uploads: UploadsConfig,
     pub dispatch: DispatchConfig,
     pub history: HistoryConfig,
+    pub outputs: OutputsConfig,
     pub health: HealthConfig,
     pub server: ServerConfig,
     pub log: log::LevelFilter,
@@ -85,6 +86,17 @@ pub struct HistoryConfig {
     pub log_bytes_max: u64,
 }
 
+/// Which outputs the pool keeps itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputsConfig {
+    /// For how long; zero leaves all of them on the workers.
+    pub keep: Duration,
+    /// Bytes of one job's outputs; more stay on the worker (`max_job_bytes`).
+    pub job_bytes_max: u64,
+    /// Bytes of all kept outputs (`max_total_bytes`).
+    pub total_bytes_max: u64,
+}
+
 /// How workers are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthConfig {
@@ -113,6 +125,7 @@ impl Default for Config {
             uploads: UploadsConfig::default(),
             dispatch: DispatchConfig::default(),
             history: HistoryConfig::default(),
+            outputs: OutputsConfig::default(),
             health: HealthConfig::default(),
             server: ServerConfig::default(),
             log: log::LevelFilter::Info,
@@ -156,6 +169,12 @@ impl Default for HistoryConfig {
             retry_keep: Duration::from_secs(24 * 3600),
             log_bytes_max: 10 << 20,
         }
+    }
+}
+
+impl Default for OutputsConfig {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(24 * 3600), job_bytes_max: 256 << 20, total_bytes_max: 10 << 30 }
     }
 }
 

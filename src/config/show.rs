@@ -8,7 +8,7 @@ use crate::worker::WorkerSpec;
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listen, data, workers, uploads, dispatch, history, health, server, log } = self;
+        let Config { listen, data, workers, uploads, dispatch, history, outputs, health, server, log } = self;
         let listen: Vec<String> = listen.iter().map(|address| quoted(&address.to_string())).collect();
         writeln!(f, "listen: [{}]", listen.join(", "))?;
         writeln!(f, "data: {}", quoted(&data.display().to_string()))?;
@@ -29,6 +29,10 @@ impl fmt::Display for Config {
         writeln!(f, "history:")?;
         writeln!(f, "  keep: {}", show_duration(history.keep))?;
         writeln!(f, "  max_log_bytes: {}", show_size(history.log_bytes_max))?;
+        writeln!(f, "outputs:")?;
+        writeln!(f, "  keep: {}", show_duration(outputs.keep))?;
+        writeln!(f, "  max_job_bytes: {}", show_size(outputs.job_bytes_max))?;
+        writeln!(f, "  max_total_bytes: {}", show_size(outputs.total_bytes_max))?;
         writeln!(f, "health:")?;
         writeln!(f, "  interval: {}", show_duration(health.interval))?;
         writeln!(f, "  timeout: {}", show_duration(health.timeout))?;

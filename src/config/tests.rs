@@ -84,6 +84,7 @@ max_open_uploads: 8
 max_spool_bytes: 1GiB
 retry_keep: 1h
 history: {{keep: 30d, max_log_bytes: 64KiB}}
+outputs: {{keep: 0s, max_job_bytes: 1MiB, max_total_bytes: 1GiB}}
 health: {{interval: 10s, timeout: 1s}}
 uploads: {{timeout: 2h, idle_timeout: 30s}}
 server: {{threads: 3, shutdown_timeout: 0s}}
@@ -129,6 +130,10 @@ workers:
     assert_eq!(
         config.history,
         HistoryConfig { keep: seconds(30 * 86400), retry_keep: seconds(3600), log_bytes_max: 65536 }
+    );
+    assert_eq!(
+        config.outputs,
+        OutputsConfig { keep: Duration::ZERO, job_bytes_max: 1 << 20, total_bytes_max: 1 << 30 }
     );
     assert_eq!(config.health, HealthConfig { interval: seconds(10), timeout: seconds(1) });
     assert_eq!(config.server, ServerConfig { threads: 3, shutdown_timeout: Duration::ZERO });
@@ -202,7 +207,7 @@ pool.yaml:16: server.threads: \"0\" is too small: the least is 1
 pool.yaml:17: log: \"loud\" is not one of off, error, warn, info, debug, trace
 pool.yaml:18: colour: unknown key; known here: workers, listen, data, log, max_upload, uploads, submit_timeout, \
 status_timeout, worker_lost_after, on_unknown, on_worker_lost, max_attempts, queue_timeout, max_queued_jobs, \
-max_open_uploads, max_spool_bytes, retry_keep, history, health, server
+max_open_uploads, max_spool_bytes, retry_keep, history, outputs, health, server
 workers.json:3: workers[1].worker_id: \"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" is no worker id: a small-order \
 point, for which anybody can sign: use the id of a key made by keygen
 workers.json:3: workers[1].endpoint: \"worker2:8443\" is no http:// or https:// URL; write for example \

@@ -34,7 +34,10 @@ impl Front {
     /// `POST /retry/{job}`.
     pub(super) async fn retry(&self, session: &mut Session, id: &JobId) -> Result<()> {
         let done = match self.queue.retry(id).await {
-            Ok(Retried::Queued(row)) => Ok(state_of(&row)),
+            Ok(Retried::Queued { row, left }) => {
+                self.outputs.remove(&left).await;
+                Ok(state_of(&row))
+            }
             Ok(Retried::NotNow(row)) if row.state.is_finished() => {
                 Err(wrong_state(&row, "and is not run again; submit it anew"))
             }

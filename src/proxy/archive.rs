@@ -1,8 +1,10 @@
-//! `GET /download/{job}`: all outputs of a job as one `.tar.gz`, made from the single files while they stream.
+//! `GET /download/{job}`: all outputs of a job as one `.tar.gz`, made from the single files while they stream, from
+//! the pool's disk or from the worker.
 //!
 //! The worker's own archive call is never used: it deletes the job. A file that breaks off breaks off the archive, visibly.
 
 use std::io::Write;
+use std::vec::IntoIter;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -15,11 +17,13 @@ use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
 use super::jobs::{Asked, not_dispatched};
+use super::kept::Reading;
 use super::outputs::stated_length;
 use super::passage::{Admitted, FileAt, Listed, OutputPassage, unreachable_problem};
 use super::{Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, bodies};
 use crate::job::{JobId, Place};
+use crate::store::{EndedRun, KeptFile};
 use crate::upstream::peer::{http_peer, request_head};
 
 /// Archive bytes are sent on in pieces of about this size.
@@ -30,42 +34,60 @@ const TAR_NAME_BYTES_MAX: usize = 100;
 
 const TAR_BLOCK_BYTES: usize = 512;
 
-/// A file that is being fetched.
+/// What is still to come into an archive, and where from.
+enum Contents {
+    OnWorker {
+        place: Place,
+        names: IntoIter<String>,
+    },
+    /// On the pool's disk.
+    Kept {
+        run: EndedRun,
+        files: IntoIter<KeptFile>,
+    },
+}
+
+/// A file that is being read.
 struct OpenFile {
-    connection: HttpSession,
+    content: Content,
     name: String,
     size: u64,
 }
 
+enum Content {
+    /// Boxed: a connection is many times as large as a file.
+    Worker(Box<HttpSession>),
+    Kept(Reading),
+}
+
+impl Content {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self {
+            Self::Worker(connection) => connection.read_response_body().await,
+            Self::Kept(reading) => reading.next().await,
+        }
+    }
+}
+
 impl Front {
     pub(super) async fn archive(&self, session: &mut Session, id: &JobId) -> Result<()> {
-        let (place, names) = match self.archive_contents(id).await {
+        let mut contents = match self.archive_contents(id).await {
             Ok(contents) => contents,
             Err(problem) => return respond::problem(session, &problem).await,
         };
-        let mut names = names.into_iter();
-        // The first file tells whether there is a worker to fetch from, while an error can still be answered.
-        let first = match names.next() {
-            None => None,
-            Some(name) => match self.open_file(&place, name).await {
-                Ok(file) => Some(file),
-                Err(problem) => return respond::problem(session, &problem).await,
-            },
+        // The first file tells whether there is anything to be had, while an error can still be answered.
+        let mut next = match self.open_next(&mut contents).await {
+            Ok(first) => first,
+            Err(problem) => return respond::problem(session, &problem).await,
         };
         session.write_response_header(Box::new(archive_head(id)?), false).await?;
         if session.req_header().method == Method::HEAD {
             return Ok(());
         }
         let mut gzip = GzEncoder::new(Vec::with_capacity(CHUNK_BYTES), Compression::fast());
-        let mut next = first;
         while let Some(file) = next {
             send_file(session, &mut gzip, file).await?;
-            next = match names.next() {
-                None => None,
-                Some(name) => {
-                    Some(self.open_file(&place, name).await.map_err(|problem| broken_off(&problem))?)
-                }
-            };
+            next = self.open_next(&mut contents).await.map_err(|problem| broken_off(&problem))?;
         }
         // A tar archive ends with two empty blocks.
         gzip.write_all(&[0; 2 * TAR_BLOCK_BYTES]).or_err(ErrorType::InternalError, "writing to memory")?;
@@ -73,23 +95,43 @@ impl Front {
         session.write_response_body(Some(Bytes::from(rest)), true).await
     }
 
-    async fn archive_contents(&self, id: &JobId) -> std::result::Result<(Place, Vec<String>), Problem> {
+    async fn archive_contents(&self, id: &JobId) -> std::result::Result<Contents, Problem> {
         match self.asked(id).await? {
             Asked::Live(_) => Err(Problem::new(
                 ProblemCode::NotFinished,
                 "the job has not ended; its outputs are not complete",
             )),
             Asked::Finished(row) => {
+                if let Some(files) = self.kept_files(&row).await? {
+                    return Ok(Contents::Kept { run: row.run(), files: files.into_iter() });
+                }
                 let place = row.state.place().ok_or_else(not_dispatched)?;
                 let listing = self.kept_listing(id).await?.unwrap_or_default();
-                let names = bodies::listed_files(&listing).into_iter().map(|(name, _)| name);
-                Ok((place, names.collect()))
+                let listed = bodies::listed_files(&listing).unwrap_or_default();
+                let names: Vec<String> = listed.into_iter().map(|(name, _)| name).collect();
+                Ok(Contents::OnWorker { place, names: names.into_iter() })
             }
         }
     }
 
+    async fn open_next(&self, contents: &mut Contents) -> std::result::Result<Option<OpenFile>, Problem> {
+        Ok(match contents {
+            Contents::OnWorker { place, names } => match names.next() {
+                Some(name) => Some(self.open_on_worker(place, name).await?),
+                None => None,
+            },
+            Contents::Kept { run, files } => match files.next() {
+                Some(file) => {
+                    let content = Reading::new(self.open_kept(run, &file).await?, file.size);
+                    Some(OpenFile { content: Content::Kept(content), name: file.name, size: file.size })
+                }
+                None => None,
+            },
+        })
+    }
+
     /// Asks for a file, and reads the head of the answer.
-    async fn open_file(&self, place: &Place, name: String) -> std::result::Result<OpenFile, Problem> {
+    async fn open_on_worker(&self, place: &Place, name: String) -> std::result::Result<OpenFile, Problem> {
         let path = OutputPath::from_bytes(name.clone().into_bytes())?;
         let to = self.destination(place)?;
         let remote = place.remote.clone();
@@ -109,7 +151,9 @@ impl Front {
                 ));
             };
             match passage.admit(&mut head) {
-                Ok(Admitted::Yes) => return Ok(OpenFile { connection, name, size }),
+                Ok(Admitted::Yes) => {
+                    return Ok(OpenFile { content: Content::Worker(Box::new(connection)), name, size });
+                }
                 Ok(Admitted::TryAgain) => {}
                 Ok(Admitted::No(problem)) => return Err(problem),
                 Err(error) => {
@@ -152,7 +196,7 @@ fn archive_head(id: &JobId) -> Result<ResponseHeader> {
 async fn send_file(session: &mut Session, gzip: &mut GzEncoder<Vec<u8>>, mut file: OpenFile) -> Result<()> {
     write(gzip, &tar_header(&file.name, file.size)?)?;
     let mut left = file.size;
-    while let Some(chunk) = file.connection.read_response_body().await? {
+    while let Some(chunk) = file.content.next().await? {
         left = left.checked_sub(chunk.len() as u64).ok_or_else(|| cut("is longer than it said"))?;
         write(gzip, &chunk)?;
         send_ready(session, gzip).await?;

@@ -69,11 +69,8 @@ impl Front {
                 }
                 None => self.known_status(&job),
             },
-            Ok(Asked::Finished(row)) => match self.store.results(&row.id).await {
-                Ok(results) => {
-                    let worker_status = results.and_then(|results| results.worker_status);
-                    StatusBody::new(&row).whole(worker_status.as_deref())
-                }
+            Ok(Asked::Finished(row)) => match self.final_status(&row).await {
+                Ok(body) => body,
                 Err(error) => return respond::problem(session, &store_problem(&error)).await.map(|()| true),
             },
             Err(problem) => return respond::problem(session, &problem).await.map(|()| true),
@@ -94,6 +91,12 @@ impl Front {
         let target = Target::plain(format!("/status/{}", place.remote));
         let patience = self.config.status_timeout;
         Some(StatusPassage { job: Arc::clone(job), to, target, patience, body: Vec::new(), turn })
+    }
+
+    async fn final_status(&self, row: &JobRow) -> std::result::Result<String, StoreError> {
+        let worker_status = self.store.results(&row.id).await?.and_then(|results| results.worker_status);
+        let outputs = self.store.outputs(&row.id).await?;
+        Ok(StatusBody::new(row).with_outputs(outputs.as_ref()).whole(worker_status.as_deref()))
     }
 
     /// What the pool itself knows of a job that is not finished.

@@ -14,6 +14,7 @@ mod actions;
 mod archive;
 mod health;
 mod jobs;
+mod kept;
 mod outputs;
 mod passage;
 mod respond;
@@ -34,6 +35,7 @@ use tokio::sync::Semaphore;
 
 use crate::activity::{Counted, CountedGuard};
 use crate::api::{Problem, ProblemCode, Route};
+use crate::outputs::Outputs;
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
 use crate::queue::Queue;
@@ -75,6 +77,7 @@ pub struct Front {
     pub prober: Arc<Prober>,
     pub store: Arc<dyn Store>,
     pub spool: Arc<Spool>,
+    pub outputs: Outputs,
     pub upstream: Arc<dyn Upstream>,
     pub clock: Clock,
     pub config: FrontConfig,

@@ -7,12 +7,14 @@ use pingora_proxy::Session;
 use serde_json::Value;
 
 use super::jobs::{Asked, not_dispatched, store_problem};
+use super::kept::expired_problem;
 use super::passage::{
-    Admitted, FileAt, Listed, OutputPassage, Passage, listing_or_error, unreachable_problem,
+    Admitted, FileAt, Listed, OutputPassage, Passage, listing_or_error, no_such_output, unreachable_problem,
 };
 use super::{Ctx, Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, bodies};
 use crate::job::{JobId, Place};
+use crate::store::{EndedRun, JobRow, KeptFile, OutputsPlace};
 use crate::upstream::peer::{http_peer, request_head};
 use crate::worker::Dialect;
 
@@ -46,12 +48,24 @@ impl Front {
         }
     }
 
+    /// The files that the pool keeps of a job that has ended; `None` when its outputs are on the worker, if anywhere.
+    pub(super) async fn kept_files(
+        &self,
+        row: &JobRow,
+    ) -> std::result::Result<Option<Vec<KeptFile>>, Problem> {
+        match self.store.outputs(&row.id).await.map_err(|error| store_problem(&error))? {
+            Some(OutputsPlace::Kept { files, .. }) => Ok(Some(files)),
+            Some(OutputsPlace::Expired) => Err(expired_problem()),
+            Some(OutputsPlace::ToCollect | OutputsPlace::OnWorker { .. }) | None => Ok(None),
+        }
+    }
+
     pub(super) async fn kept_listing(&self, id: &JobId) -> std::result::Result<Option<String>, Problem> {
         let results = self.store.results(id).await.map_err(|error| store_problem(&error))?;
         Ok(results.and_then(|results| results.listing))
     }
 
-    /// `GET /outputs/{job}/{path}`: the file passes through from the worker.
+    /// `GET /outputs/{job}/{path}`: the file comes from the pool's disk, or passes through from the worker.
     pub(super) async fn output(
         &self,
         session: &mut Session,
@@ -59,8 +73,11 @@ impl Front {
         id: &JobId,
         path: OutputPath,
     ) -> Result<bool> {
-        let passage = match self.output_passage(session, id, path).await {
-            Ok(passage) => passage,
+        let passage = match self.way_to_output(session, id, path).await {
+            Ok(Way::Passage(passage)) => passage,
+            Ok(Way::Kept(run, file, path)) => {
+                return self.serve_kept(session, &run, &file, &path).await.map(|()| true);
+            }
             Err(problem) => return respond::problem(session, &problem).await.map(|()| true),
         };
         // A sandrun worker knows no HEAD: it is asked for the file and let go after the head of its answer.
@@ -73,12 +90,12 @@ impl Front {
         Ok(false)
     }
 
-    async fn output_passage(
+    async fn way_to_output(
         &self,
         session: &mut Session,
         id: &JobId,
         path: OutputPath,
-    ) -> std::result::Result<OutputPassage, Problem> {
+    ) -> std::result::Result<Way, Problem> {
         if !session.as_mut().is_body_empty() {
             return Err(
                 Problem::new(ProblemCode::BadRequest, "a request for a file has no body").in_field("body")
@@ -87,13 +104,18 @@ impl Front {
         let (place, listed) = match self.asked(id).await? {
             Asked::Live(job) => (job.state().place(), Listed::Unknown),
             Asked::Finished(row) => {
+                if let Some(files) = self.kept_files(&row).await? {
+                    let file = files.into_iter().find(|file| file.name.as_bytes() == path.as_bytes());
+                    let file = file.ok_or_else(|| no_such_output(&path))?;
+                    return Ok(Way::Kept(row.run(), file, path));
+                }
                 let listing = self.kept_listing(&row.id).await?;
                 (row.state.place(), listed(listing.as_deref(), &path))
             }
         };
         let Place { worker, remote } = place.ok_or_else(not_dispatched)?;
         let to = self.destination(&Place { worker, remote: remote.clone() })?;
-        Ok(OutputPassage { to, path, remote, at: FileAt::Download, listed })
+        Ok(Way::Passage(OutputPassage { to, path, remote, at: FileAt::Download, listed }))
     }
 
     async fn head_of_output(&self, session: &mut Session, mut passage: OutputPassage) -> Result<()> {
@@ -131,12 +153,21 @@ impl Front {
     }
 }
 
+/// How a client gets a file.
+enum Way {
+    Passage(OutputPassage),
+    /// From the pool's disk.
+    Kept(EndedRun, KeptFile, OutputPath),
+}
+
 fn listed(listing: Option<&str>, path: &OutputPath) -> Listed {
     match listing {
         None => Listed::Unknown,
         Some(listing) => {
-            let named =
-                bodies::listed_files(listing).iter().any(|(name, _)| name.as_bytes() == path.as_bytes());
+            let named = bodies::listed_files(listing)
+                .into_iter()
+                .flatten()
+                .any(|(name, _)| name.as_bytes() == path.as_bytes());
             if named { Listed::Yes } else { Listed::No }
         }
     }

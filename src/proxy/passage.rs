@@ -223,6 +223,10 @@ impl Passage {
     }
 }
 
+pub fn no_such_output(path: &OutputPath) -> Problem {
+    Problem::new(ProblemCode::OutputNotFound, format!("the job has no output {path:?}"))
+}
+
 /// The worker that holds a job cannot be reached.
 pub fn unreachable_problem() -> Problem {
     Problem::new(
@@ -328,16 +332,12 @@ impl OutputPassage {
         Ok(Admitted::Yes)
     }
 
-    /// A sandrun worker cuts a request target at a space, and may have a file of the shorter name: the name it states must
-    /// be the one that was asked for.
     fn another_file(&self, head: &ResponseHeader) -> Option<String> {
-        if self.to.contact.dialect != Dialect::Sandrun || !self.path.as_bytes().contains(&b' ') {
+        if self.to.contact.dialect != Dialect::Sandrun {
             return None;
         }
-        let stated = head.headers.get(header::CONTENT_DISPOSITION)?.as_bytes();
-        let start = stated.windows(10).position(|window| window == b"filename=\"")? + 10;
-        let name = stated[start..].strip_suffix(b"\"")?;
-        (name != self.path.base_name()).then(|| String::from_utf8_lossy(name).into_owned())
+        let stated = head.headers.get(header::CONTENT_DISPOSITION)?;
+        sandrun::another_file(stated.as_bytes(), &self.path)
     }
 
     fn set_headers(&self, head: &mut ResponseHeader) -> Result<()> {
@@ -356,7 +356,7 @@ impl OutputPassage {
             }
             (StatusCode::NOT_FOUND, Listed::No | Listed::Unknown)
             | (StatusCode::FORBIDDEN | StatusCode::INTERNAL_SERVER_ERROR, Listed::No | Listed::Unknown) => {
-                Problem::new(ProblemCode::OutputNotFound, format!("the job has no output {:?}", self.path))
+                no_such_output(&self.path)
             }
             (status, _) => {
                 let message = format!("the worker could not serve the file: it answered {}", status.as_u16());

@@ -21,7 +21,8 @@ use crate::job::{
 use crate::reconcile::Reconciler;
 use crate::spool::Spool;
 use crate::store::{
-    FIRST_VERSION, Inserted, JobRow, NewJob, Reopened, Results, Store, StoreError, Transition, Written,
+    EndedRun, FIRST_VERSION, Inserted, JobRow, NewJob, Reopened, Results, Store, StoreError, Transition,
+    Written,
 };
 use crate::time::{Clock, Timestamp};
 use order::{Class, Rank, Waiting};
@@ -49,6 +50,8 @@ struct Shared {
     total: AtomicU64,
     /// Rung when a job waits that did not before.
     bell: Arc<Notify>,
+    /// Rung when a job has ended.
+    ended: Arc<Notify>,
 }
 
 /// A job that is not finished.
@@ -168,8 +171,11 @@ pub enum Cancelled {
 /// What became of a wish to run a job again.
 #[derive(Debug)]
 pub enum Retried {
-    /// It waits again.
-    Queued(JobRow),
+    /// It waits again; what is kept of the outputs of the run that it leaves is the caller's to remove.
+    Queued {
+        row: JobRow,
+        left: EndedRun,
+    },
     /// It has not ended, or it has completed.
     NotNow(JobRow),
     /// Its payload is no longer kept.
@@ -196,6 +202,7 @@ impl Queue {
             deadlines: Mutex::default(),
             total: AtomicU64::new(0),
             bell,
+            ended: Arc::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -280,6 +287,7 @@ impl Queue {
             let Ok(state) = apply(row.state.clone(), JobEvent::Retried, self.shared.clock.now()) else {
                 return Ok(Retried::NotNow(row));
             };
+            let left = row.run();
             let step =
                 Transition { id: row.id.clone(), version: row.version, state: state.clone(), results: None };
             let reopened = match self.shared.store.reopen(step).await {
@@ -294,7 +302,7 @@ impl Queue {
                     (row.state, row.version) = (state, version);
                     self.enter(row.clone());
                     self.shared.bell.notify_one();
-                    return Ok(Retried::Queued(row));
+                    return Ok(Retried::Queued { row, left });
                 }
                 Reopened::WorkGone => return Ok(Retried::WorkGone),
                 Reopened::NotFound => return Ok(Retried::Absent),
@@ -400,6 +408,7 @@ impl Queue {
                 {
                     log::warn!("the payload of job {id} cannot be removed: {error}");
                 }
+                self.shared.ended.notify_one();
             }
             JobState::Assigned { .. }
             | JobState::Unknown { .. }
@@ -467,6 +476,11 @@ impl Queue {
     /// The store no longer has this many finished jobs.
     pub fn forgot(&self, jobs: usize) {
         self.shared.total.fetch_sub(jobs as u64, Ordering::Relaxed);
+    }
+
+    /// The bell that rings when a job has ended.
+    pub fn ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.ended)
     }
 
     pub fn is_live(&self, id: &JobId) -> bool {

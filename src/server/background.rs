@@ -11,6 +11,7 @@ use pingora::services::background::BackgroundService;
 use tokio::net::TcpStream;
 
 use crate::dispatch::Dispatcher;
+use crate::outputs::collect::Collector;
 use crate::pool::prober::Prober;
 use crate::queue::LiveJob;
 use crate::reconcile::{self, Reconciler};
@@ -44,6 +45,16 @@ pub struct Probing(pub Arc<Prober>);
 
 #[async_trait]
 impl BackgroundService for Probing {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        until_shutdown(Arc::clone(&self.0).run(), shutdown).await;
+    }
+}
+
+/// Fetches outputs of jobs that have ended.
+pub struct Collecting(pub Arc<Collector>);
+
+#[async_trait]
+impl BackgroundService for Collecting {
     async fn start(&self, shutdown: ShutdownWatch) {
         until_shutdown(Arc::clone(&self.0).run(), shutdown).await;
     }

@@ -24,8 +24,13 @@ use pingora::services::listening::Service;
 use pingora_proxy::http_proxy;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::config::Config;
+use crate::config::{Config, OutputsConfig};
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
+use crate::outputs::Outputs;
+use crate::outputs::collect::Collector;
+use crate::outputs::expire::ExpireOutputs;
+use crate::outputs::policy::KeepConfig;
+use crate::outputs::quota::Quota;
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
 use crate::proxy::{Front, FrontConfig, Shutdown};
@@ -33,12 +38,12 @@ use crate::queue::{LiveJob, Queue, QueueDeadlines};
 use crate::retention::Retention;
 use crate::spool::{Spool, UploadLimits};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Drain, Store, StoreError};
+use crate::store::{Drain, EndedRun, Store, StoreError};
 use crate::telemetry;
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::client::{HttpUpstream, Timeouts};
-use background::{Announcing, Dispatching, Probing, Reconciling};
+use background::{Announcing, Collecting, Dispatching, Probing, Reconciling};
 use listen::Reserved;
 use signals::DrainOnSignal;
 
@@ -89,6 +94,7 @@ struct Assembly {
     clock: Clock,
     store: Arc<dyn Store>,
     spool: Arc<Spool>,
+    outputs: Outputs,
     queue: Queue,
     pool: Pool,
     upstream: Arc<dyn Upstream>,
@@ -111,6 +117,8 @@ impl Assembly {
         let spool = Spool::open(config.data.join("spool"), config.uploads.spool_bytes_max)
             .map_err(|error| format!("{}: {error}", config.data.join("spool").display()))?;
         let spool = Arc::new(spool);
+        let outputs = Outputs::open(config.data.join("outputs"))
+            .map_err(|error| format!("{}: {error}", config.data.join("outputs").display()))?;
         let bell = Arc::new(Notify::new());
         let queue = Queue::new(
             Arc::clone(&store),
@@ -119,7 +127,7 @@ impl Assembly {
             config.dispatch.defaults,
             Arc::clone(&bell),
         );
-        let Recovered { under_way, drains } = recover(&*store, &queue, &spool)?;
+        let Recovered { under_way, drains } = recover(&*store, &queue, &spool, &outputs)?;
         let pool = Pool::new(config.workers.workers().to_vec(), drains, Arc::clone(&bell));
         let timeouts =
             Timeouts { health: config.health.timeout, longest_job: config.dispatch.submit_timeout };
@@ -142,6 +150,7 @@ impl Assembly {
             clock,
             store,
             spool,
+            outputs,
             queue,
             pool,
             upstream,
@@ -152,7 +161,7 @@ impl Assembly {
         })
     }
 
-    fn run(self) {
+    fn run(mut self) {
         let mut server = Server::new_with_opt_and_conf(None, server_conf(&self.config));
         server.bootstrap();
         let mut front = Service::new("front".to_owned(), self.front(&server));
@@ -162,15 +171,18 @@ impl Assembly {
         }
         server.add_service(front);
         let addresses: Vec<SocketAddr> = self.reserved.iter().map(|reserved| reserved.address).collect();
+        let under_way = std::mem::take(&mut self.under_way);
         let mut dispatching =
-            background_service("dispatch", Dispatching::new(Arc::clone(&self.dispatcher), self.under_way));
+            background_service("dispatch", Dispatching::new(Arc::clone(&self.dispatcher), under_way));
         dispatching.threads = Some(DISPATCH_THREADS);
         server.add_service(dispatching);
-        server.add_service(background_service("health", Probing(self.prober)));
+        server.add_service(background_service("health", Probing(Arc::clone(&self.prober))));
+        self.add_outputs(&mut server);
         let retention = Retention {
             store: self.store,
             queue: self.queue.clone(),
             spool: self.spool,
+            outputs: self.outputs,
             keep: self.config.history.keep,
             retry_keep: self.config.history.retry_keep,
         };
@@ -192,6 +204,28 @@ impl Assembly {
         server.run(RunArgs { shutdown_signal: Box::new(signals) });
     }
 
+    /// What fetches outputs, and what lets go of them.
+    fn add_outputs(&self, server: &mut Server) {
+        let config = keep_config(&self.config);
+        let (store, outputs) = (Arc::clone(&self.store), self.outputs.clone());
+        let quota = Arc::new(Quota::new(Arc::clone(&store), outputs.clone(), config.total_bytes_max));
+        let collector = Collector {
+            store: Arc::clone(&store),
+            outputs: outputs.clone(),
+            quota: Arc::clone(&quota),
+            pool: self.pool.clone(),
+            upstream: Arc::clone(&self.upstream),
+            clock: self.clock.clone(),
+            config,
+            worker_lost_after: self.config.dispatch.worker_lost_after,
+            bell: self.queue.ended(),
+        };
+        server.add_service(background_service("outputs", Collecting(Arc::new(collector))));
+        let reconciler = ExpireOutputs { store, outputs, quota, keep: config.keep };
+        let expiry = Reconciling { reconciler, clock: self.clock.clone(), period: RETENTION_PERIOD };
+        server.add_service(background_service("kept outputs", expiry));
+    }
+
     fn front(&self, server: &Server) -> pingora_proxy::HttpProxy<Front> {
         let config = FrontConfig {
             uploads: UploadLimits {
@@ -210,6 +244,7 @@ impl Assembly {
             prober: Arc::clone(&self.prober),
             store: Arc::clone(&self.store),
             spool: Arc::clone(&self.spool),
+            outputs: self.outputs.clone(),
             upstream: Arc::clone(&self.upstream),
             clock: self.clock.clone(),
             config,
@@ -250,23 +285,36 @@ struct Recovered {
     drains: Vec<Drain>,
 }
 
-/// Loads the unfinished jobs, and removes payloads that belong to none.
-fn recover(store: &dyn Store, queue: &Queue, spool: &Spool) -> Result<Recovered, String> {
+/// Loads the unfinished jobs, and removes payloads and outputs that belong to none.
+fn recover(store: &dyn Store, queue: &Queue, spool: &Spool, outputs: &Outputs) -> Result<Recovered, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
-    let (under_way, spooled, drains) = runtime
-        .block_on(async { Ok((queue.recover().await?, store.spooled().await?, store.drains().await?)) })
+    let (under_way, spooled, kept, drains) = runtime
+        .block_on(async {
+            let kept = store.oldest_kept(usize::MAX).await?;
+            Ok((queue.recover().await?, store.spooled().await?, kept, store.drains().await?))
+        })
         .map_err(|error: StoreError| error.to_string())?;
     let spooled: HashSet<_> = spooled.into_iter().collect();
     let swept = spool
         .sweep(|job| spooled.contains(job))
         .map_err(|error| format!("the spool cannot be swept: {error}"))?;
+    let kept: HashSet<EndedRun> = kept.into_iter().map(|kept| kept.run).collect();
+    let swept_outputs = outputs
+        .sweep(|run| kept.contains(run))
+        .map_err(|error| format!("the kept outputs cannot be swept: {error}"))?;
     log::info!(
-        "{} jobs, {} of them waiting and {} under way; spool: {swept:?}",
+        "{} jobs, {} of them waiting and {} under way; spool: {swept:?}; outputs of {} jobs are kept: {swept_outputs:?}",
         queue.total_jobs(),
         queue.waiting_jobs(),
-        under_way.len()
+        under_way.len(),
+        kept.len()
     );
     Ok(Recovered { under_way, drains })
+}
+
+fn keep_config(config: &Config) -> KeepConfig {
+    let OutputsConfig { keep, job_bytes_max, total_bytes_max } = config.outputs;
+    KeepConfig { keep, job_bytes_max, total_bytes_max }
 }
 
 fn dispatch_config(config: &Config) -> DispatchConfig {

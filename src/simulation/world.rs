@@ -10,8 +10,10 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::worker_key;
+use crate::api::OutputPath;
 use crate::job::{JobId, RemoteId, Verdict};
 use crate::store::{Logs, Work};
+use crate::upstream::download::Opened;
 use crate::upstream::{
     Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Stage, Upstream,
     attempt_key,
@@ -388,5 +390,10 @@ impl Upstream for World {
 
     async fn listing(&self, at: &Contact, remote: &RemoteId) -> Answer<String> {
         self.ask(at, remote, |_| "{}".to_owned()).await
+    }
+
+    async fn open_output(&self, _at: &Contact, _remote: &RemoteId, _path: &OutputPath) -> Opened {
+        // The runs of this world write nothing.
+        Opened::Gone
     }
 }

@@ -37,8 +37,8 @@ pub use writer::{INLINE_BYTES_MAX, SpoolWriter};
 
 const INCOMING: &str = "incoming";
 
-/// Uploads leave this much of the disk free. The store beside the spool must be able to write how running jobs end, and a full
-/// disk would keep it from doing even what frees room.
+/// Uploads, and outputs that are kept, leave this much of the disk free. The store beside them must be able to write how running
+/// jobs end, and a full disk would keep it from doing even what frees room.
 pub const FREE_BYTES_MIN: u64 = 64 << 20;
 
 /// The directory of payloads. Cheap to clone.
@@ -180,15 +180,16 @@ impl Spool {
     }
 }
 
-fn check_room(dir: &Path) -> io::Result<()> {
+/// Whether there is room on the disk of a directory: an error of kind `StorageFull` when there is not.
+pub fn check_room(dir: &Path) -> io::Result<()> {
     let disk = rustix::fs::statvfs(dir)?;
     if disk.f_bavail.saturating_mul(disk.f_frsize) < FREE_BYTES_MIN {
-        return Err(io::Error::new(io::ErrorKind::StorageFull, "uploads would use up the disk"));
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "it would use up the disk"));
     }
     Ok(())
 }
 
 /// Makes the names in a directory durable.
-fn sync_directory(dir: &Path) -> io::Result<()> {
+pub fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }

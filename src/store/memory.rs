@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 
 use super::{
-    Drain, Idempotency, Inserted, JobFilter, JobRow, NewJob, Payload, Reopened, Results, Store, StoreError,
-    Transition, Work, Written,
+    Drain, EndedRun, Idempotency, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Payload,
+    Reopened, Results, Settled, Store, StoreError, Transition, Work, Written,
 };
 use crate::job::{JobId, JobState};
 use crate::time::Timestamp;
@@ -50,6 +50,7 @@ struct Stored {
     /// Until the job is finished and cannot be retried.
     work: Option<Arc<Work>>,
     results: Option<Results>,
+    outputs: Option<OutputsPlace>,
 }
 
 struct UsedKey {
@@ -162,8 +163,36 @@ impl Store for MemoryStore {
         Ok(self.lock().jobs.len() as u64)
     }
 
-    async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+    async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<Vec<EndedRun>, StoreError> {
         self.write(|shared| Ok(shared.forget_finished(before, limit)))
+    }
+
+    async fn outputs(&self, id: &JobId) -> Result<Option<OutputsPlace>, StoreError> {
+        Ok(self.lock().stored(id).and_then(|stored| stored.outputs.clone()))
+    }
+
+    async fn next_to_collect(&self, except: &[WorkerKey]) -> Result<Option<JobRow>, StoreError> {
+        let shared = self.lock();
+        let mut due = shared.jobs.values().filter(|stored| stored.outputs == Some(OutputsPlace::ToCollect));
+        let elsewhere =
+            |stored: &&Stored| stored.row.state.worker().is_some_and(|worker| !except.contains(&worker));
+        Ok(due.find(elsewhere).map(|stored| stored.row.clone()))
+    }
+
+    async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError> {
+        self.write(|shared| Ok(shared.settle_outputs(run, to)))
+    }
+
+    async fn oldest_kept(&self, limit: usize) -> Result<Vec<KeptRun>, StoreError> {
+        let mut kept: Vec<KeptRun> = self.lock().jobs.values().filter_map(Stored::kept).collect();
+        // Stable: of those kept at the same time, the first submitted comes first.
+        kept.sort_by_key(|kept| kept.kept_at);
+        kept.truncate(limit);
+        Ok(kept)
+    }
+
+    async fn kept_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.lock().jobs.values().filter_map(Stored::kept).map(|kept| kept.bytes).sum())
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -176,6 +205,15 @@ fn matches(row: &JobRow, filter: &JobFilter) -> bool {
     status.is_none_or(|status| row.state.status() == status)
         && worker.is_none_or(|worker| row.state.worker() == Some(worker))
         && before.is_none_or(|before| row.sequence < before)
+}
+
+// === impl Stored ===
+
+impl Stored {
+    fn kept(&self) -> Option<KeptRun> {
+        let Some(place @ OutputsPlace::Kept { at, .. }) = &self.outputs else { return None };
+        Some(KeptRun { run: self.row.run(), bytes: place.bytes(), kept_at: *at })
+    }
 }
 
 // === impl Shared ===
@@ -206,7 +244,8 @@ impl Shared {
             self.keys.insert(key, used);
         }
         self.sequences.insert(job.id, sequence);
-        self.jobs.insert(sequence, Stored { row: row.clone(), work: Some(job.work), results: None });
+        let stored = Stored { row: row.clone(), work: Some(job.work), results: None, outputs: None };
+        self.jobs.insert(sequence, stored);
         Ok(Inserted::New(row))
     }
 
@@ -232,6 +271,7 @@ impl Shared {
                 stored.work = None;
             }
             stored.results = step.results;
+            stored.outputs = stored.row.state.place().map(|_| OutputsPlace::ToCollect);
         }
         Written::Updated { version: stored.row.version }
     }
@@ -250,6 +290,7 @@ impl Shared {
         stored.row.version += 1;
         stored.row.state = step.state;
         stored.results = None;
+        stored.outputs = None;
         Reopened::Queued { version: stored.row.version }
     }
 
@@ -267,16 +308,28 @@ impl Shared {
         over.into_iter().map(drop_one).collect()
     }
 
-    fn forget_finished(&mut self, before: Timestamp, limit: usize) -> usize {
+    fn settle_outputs(&mut self, run: &EndedRun, to: OutputsPlace) -> Settled {
+        let stored = self.sequences.get(&run.job).and_then(|sequence| self.jobs.get_mut(sequence));
+        match stored.filter(|stored| stored.row.version == run.version && stored.outputs.is_some()) {
+            Some(stored) => {
+                stored.outputs = Some(to);
+                Settled::Done
+            }
+            None => Settled::Overtaken,
+        }
+    }
+
+    fn forget_finished(&mut self, before: Timestamp, limit: usize) -> Vec<EndedRun> {
         let mut over: Vec<(Timestamp, i64)> = self.rows().filter_map(|row| ended(row, before)).collect();
         over.sort_unstable();
         over.truncate(limit);
-        for (_, sequence) in &over {
-            let forgotten = self.jobs.remove(sequence).expect("its sequence was just read");
+        let forget = |(_, sequence)| {
+            let forgotten = self.jobs.remove(&sequence).expect("its sequence was just read");
             self.sequences.remove(&forgotten.row.id);
-            self.keys.retain(|_, used| used.sequence != *sequence);
-        }
-        over.len()
+            self.keys.retain(|_, used| used.sequence != sequence);
+            forgotten.row.run()
+        };
+        over.into_iter().map(forget).collect()
     }
 }
 

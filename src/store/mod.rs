@@ -4,9 +4,10 @@
 //! made here is held by the suite in `suite.rs`, which both run.
 
 pub mod memory;
+mod outputs;
 pub mod sqlite;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use bytes::Bytes;
 use crate::job::{JobId, JobState, PoolStatus, Priority, Terms};
 use crate::time::Timestamp;
 use crate::worker::WorkerKey;
+
+pub use outputs::{EndedRun, KeptFile, KeptRun, OutputsPlace, Settled};
 
 /// A job as the store knows it, without its payload and manifest.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +33,13 @@ pub struct JobRow {
     pub submitted_at: Timestamp,
     pub terms: Arc<Terms>,
     pub state: JobState,
+}
+
+impl JobRow {
+    /// What tells this end of a finished job from others.
+    pub fn run(&self) -> EndedRun {
+        EndedRun { job: self.id.clone(), version: self.version }
+    }
 }
 
 /// A job to be taken in.
@@ -225,7 +235,8 @@ pub trait Store: Send + Sync + 'static {
     async fn insert(&self, job: NewJob) -> Result<Inserted, StoreError>;
 
     /// Moves a job that is not finished on from the version it leaves. A step to a `Finished` that cannot be retried also drops the
-    /// job's work (inline payload and manifest): its spooled file is the caller's to remove.
+    /// job's work (inline payload and manifest): its spooled file is the caller's to remove. The outputs of a job that a worker
+    /// took are to be collected from then on.
     async fn transition(&self, step: Transition) -> Result<Written, StoreError>;
 
     /// All jobs that are not finished, in the order of submission.
@@ -233,7 +244,8 @@ pub trait Store: Send + Sync + 'static {
 
     async fn job(&self, id: &JobId) -> Result<Option<JobRow>, StoreError>;
 
-    /// Moves a finished job back to `Queued`, from the version it leaves, and drops what was kept of its run.
+    /// Moves a finished job back to `Queued`, from the version it leaves, and drops what was kept of its run: the files of
+    /// its outputs are the caller's to remove.
     async fn reopen(&self, step: Transition) -> Result<Reopened, StoreError>;
 
     /// Drops the work of at most `limit` jobs that ended before `before`, and says which: they can no longer be retried, and
@@ -264,8 +276,24 @@ pub trait Store: Send + Sync + 'static {
     /// How many jobs the store holds.
     async fn count(&self) -> Result<u64, StoreError>;
 
-    /// Forgets at most `limit` finished jobs that ended before `before`, and says how many it forgot.
-    async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+    /// Forgets at most `limit` finished jobs that ended before `before`, and says which, in no order: the files of their outputs
+    /// are the caller's to remove.
+    async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<Vec<EndedRun>, StoreError>;
+
+    /// Where a finished job's outputs are; `None` for a job that has not ended or that no worker took.
+    async fn outputs(&self, id: &JobId) -> Result<Option<OutputsPlace>, StoreError>;
+
+    /// The job submitted first of those whose outputs are to be collected from another worker than these.
+    async fn next_to_collect(&self, except: &[WorkerKey]) -> Result<Option<JobRow>, StoreError>;
+
+    /// Says where a run's outputs are from now on, unless the job has run again since.
+    async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError>;
+
+    /// Runs whose outputs are kept, those kept longest first, at most `limit`.
+    async fn oldest_kept(&self, limit: usize) -> Result<Vec<KeptRun>, StoreError>;
+
+    /// Bytes of all outputs that are kept.
+    async fn kept_bytes(&self) -> Result<u64, StoreError>;
 
     /// Whether a write would succeed now: answers the readiness check.
     async fn check(&self) -> Result<(), StoreError>;

@@ -4,6 +4,7 @@
 //! read. They are plain threads with channels, because the store is used from several runtimes and belongs to none of them.
 
 mod changes;
+mod outputs;
 mod queries;
 mod reader;
 mod row;
@@ -25,8 +26,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use self::reader::Readers;
 use self::writer::Writer;
 use super::{
-    Drain, Inserted, JobFilter, JobRow, NewJob, Reopened, Results, Store, StoreError, Transition, Work,
-    Written,
+    Drain, EndedRun, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Reopened, Results, Settled,
+    Store, StoreError, Transition, Work, Written,
 };
 use crate::job::JobId;
 use crate::time::Timestamp;
@@ -132,8 +133,31 @@ impl Store for SqliteStore {
         self.readers.run(queries::count).await
     }
 
-    async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+    async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<Vec<EndedRun>, StoreError> {
         self.writer.run(move |connection| changes::forget_finished(connection, before, limit)).await
+    }
+
+    async fn outputs(&self, id: &JobId) -> Result<Option<OutputsPlace>, StoreError> {
+        let id = id.clone();
+        self.readers.run(move |connection| outputs::place(connection, &id)).await
+    }
+
+    async fn next_to_collect(&self, except: &[WorkerKey]) -> Result<Option<JobRow>, StoreError> {
+        let except = except.to_vec();
+        self.readers.run(move |connection| outputs::next_to_collect(connection, &except)).await
+    }
+
+    async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError> {
+        let run = run.clone();
+        self.writer.run(move |connection| outputs::settle(connection, &run, &to)).await
+    }
+
+    async fn oldest_kept(&self, limit: usize) -> Result<Vec<KeptRun>, StoreError> {
+        self.readers.run(move |connection| outputs::oldest_kept(connection, limit)).await
+    }
+
+    async fn kept_bytes(&self) -> Result<u64, StoreError> {
+        self.readers.run(outputs::kept_bytes).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ use crate::job::{Attempt, Last, Outcome, Terms};
 mod agreement;
 mod idempotency;
 mod listing;
+mod outputs;
 mod writing;
 
 /// Runs each rule on a fresh store of each kind.
@@ -29,6 +30,8 @@ macro_rules! every_store_holds {
     };
 }
 use every_store_holds;
+
+pub use outputs::kept;
 
 pub type Any = Arc<dyn Store>;
 

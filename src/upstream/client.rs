@@ -12,11 +12,13 @@ use reqwest::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Body, RequestBuilder, Response, StatusCode};
 use tokio_util::io::ReaderStream;
 
+use super::download::{self, Opened};
 use super::logs::LogScanner;
 use super::{
     Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Upstream, attempt_key,
     sandrun,
 };
+use crate::api::OutputPath;
 use crate::job::{JobId, Manifest, RemoteId};
 use crate::spool::{Spool, encode};
 use crate::store::{Logs, Payload, Work};
@@ -252,6 +254,10 @@ impl Upstream for HttpUpstream {
             },
             other => other.map(|_| unreachable!("a known answer is handled above")),
         }
+    }
+
+    async fn open_output(&self, at: &Contact, remote: &RemoteId, path: &OutputPath) -> Opened {
+        download::open(at, remote, path).await
     }
 }
 

@@ -5,6 +5,7 @@
 //! error folded into "no".
 
 pub mod client;
+pub mod download;
 pub mod gate;
 pub mod logs;
 pub mod peer;
@@ -16,9 +17,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::api::OutputPath;
 use crate::job::{JobId, RemoteId, Verdict};
 use crate::store::{Logs, Work};
 use crate::worker::{Dialect, WorkerSpec};
+use download::Opened;
 
 /// A worker to be spoken to, and how it is to be spoken to.
 #[derive(Clone, Debug)]
@@ -144,4 +147,7 @@ pub trait Upstream: Send + Sync + 'static {
 
     /// The worker's own listing of a job's outputs, a JSON object.
     async fn listing(&self, at: &Contact, remote: &RemoteId) -> Answer<String>;
+
+    /// One output of a job, from the worker's disk: unlike the calls above it does not wait for a running job.
+    async fn open_output(&self, at: &Contact, remote: &RemoteId, path: &OutputPath) -> Opened;
 }

@@ -48,12 +48,21 @@ impl Target {
         Self { encoded: format!("{prefix}{encoded}"), raw: [prefix.as_bytes(), raw].concat() }
     }
 
+    pub fn encoded(&self) -> &str {
+        &self.encoded
+    }
+
+    /// The bytes that a worker of this dialect is to be sent.
+    pub fn sent_to(&self, dialect: Dialect) -> &[u8] {
+        match dialect {
+            Dialect::Sandrun => &self.raw,
+            Dialect::V2 => self.encoded.as_bytes(),
+        }
+    }
+
     /// Whether a worker that takes a target's bytes as they stand must be sent others than a library writes.
     fn needs_raw_bytes(&self, dialect: Dialect) -> bool {
-        match dialect {
-            Dialect::Sandrun => self.raw != self.encoded.as_bytes(),
-            Dialect::V2 => false,
-        }
+        self.sent_to(dialect) != self.encoded.as_bytes()
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{HealthReport, RemoteStatus, SendOutcome, Stage};
+use crate::api::OutputPath;
 use crate::job::Verdict;
 use crate::worker::Dialect;
 
@@ -43,6 +44,18 @@ pub fn health(body: &[u8]) -> Result<HealthReport, String> {
         dialect,
         capacity: body.capacity.filter(|capacity| *capacity > 0),
     })
+}
+
+/// The file that an answer is about, where it is another one than was asked for: a sandrun worker cuts a request target at a
+/// space, and may have a file of the shorter name. `disposition` is the answer's `Content-Disposition`.
+pub fn another_file(disposition: &[u8], path: &OutputPath) -> Option<String> {
+    if !path.as_bytes().contains(&b' ') {
+        return None;
+    }
+    const NAME: &[u8] = b"filename=\"";
+    let start = disposition.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
+    let name = disposition[start..].strip_suffix(b"\"")?;
+    (name != path.base_name()).then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 /// What an answer to `/submit` means.
@@ -174,6 +187,19 @@ mod tests {
         assert_eq!(pause(None, r#"{"error":"CPU quota exhausted, wait 42 seconds"}"#), Some(42));
         assert_eq!(pause(None, r#"{"error":"Max concurrent jobs reached (2)"}"#), None);
         assert_eq!(pause(Some("999999999"), "{}"), Some(3600));
+    }
+
+    #[test]
+    fn a_file_of_a_shorter_name_is_another_file() {
+        let stated = |disposition: &str, path: &str| {
+            another_file(disposition.as_bytes(), &OutputPath::from_bytes(path.into()).unwrap())
+        };
+        let a = "attachment; filename=\"a\"";
+        assert_eq!(stated(a, "r/a b"), Some("a".to_owned()));
+        assert_eq!(stated("attachment; filename=\"a b\"", "r/a b"), None);
+        // Nothing was cut, whatever the worker makes of the name.
+        assert_eq!(stated(a, "r/ü"), None);
+        assert_eq!(stated("attachment", "r/a b"), None);
     }
 
     #[test]

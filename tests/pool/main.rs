@@ -20,6 +20,7 @@ mod config;
 mod dispatch;
 mod follow;
 mod health;
+mod kept;
 mod outputs;
 mod readme;
 mod resilience;

@@ -15,7 +15,7 @@ const MIB: u64 = 1024 * 1024;
 /// A pool with one worker, and a finished job with these outputs.
 async fn finished_job(quirks: Quirks, outputs: &[&str]) -> (Standin, Pool, String) {
     let standin = Standin::start(quirks).await;
-    let pool = Pool::start(&[standin.entry(1)], "").await;
+    let pool = Pool::start(&[standin.entry(1)], "outputs: {keep: 0s}").await;
     let job = pool.complete(outputs).await;
     (standin, pool, job)
 }

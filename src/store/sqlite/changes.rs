@@ -2,11 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::{row, schema};
+use super::{outputs, row, schema};
 use crate::job::{JobId, JobState};
 use crate::store::{
-    Drain, FIRST_VERSION, Idempotency, Inserted, Logs, NewJob, Payload, Reopened, Results, Transition,
-    Truncation, Work, Written,
+    Drain, EndedRun, FIRST_VERSION, Idempotency, Inserted, Logs, NewJob, Payload, Reopened, Results,
+    Transition, Truncation, Work, Written,
 };
 use crate::time::Timestamp;
 use crate::worker::WorkerKey;
@@ -108,6 +108,9 @@ pub fn transition(connection: &Connection, step: &Transition) -> rusqlite::Resul
             connection.prepare_cached("DELETE FROM works WHERE job = ?")?.execute(params![sequence])?;
         }
         keep(connection, sequence, step.results.as_ref())?;
+        if step.state.place().is_some() {
+            outputs::left_on_worker(connection, sequence)?;
+        }
     }
     Ok(Written::Updated { version })
 }
@@ -140,6 +143,7 @@ pub fn reopen(connection: &Connection, step: &Transition) -> rusqlite::Result<Re
             ":worker": step.state.worker(),
         })?;
     connection.prepare_cached("DELETE FROM results WHERE job = ?")?.execute(params![sequence])?;
+    outputs::drop_place(connection, sequence)?;
     Ok(Reopened::Queued { version: version + 1 })
 }
 
@@ -186,13 +190,21 @@ fn keep(connection: &Connection, sequence: i64, results: Option<&Results>) -> ru
 }
 
 /// What belongs to the jobs goes with them: the schema cascades.
-pub fn forget_finished(connection: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<usize> {
+pub fn forget_finished(
+    connection: &Connection,
+    before: Timestamp,
+    limit: usize,
+) -> rusqlite::Result<Vec<EndedRun>> {
     connection
         .prepare_cached(
             "DELETE FROM jobs WHERE sequence IN
-                 (SELECT sequence FROM jobs WHERE finished_at < ? ORDER BY finished_at, sequence LIMIT ?)",
+                 (SELECT sequence FROM jobs WHERE finished_at < ? ORDER BY finished_at, sequence LIMIT ?)
+             RETURNING id, version",
         )?
-        .execute(params![before, row::signed(limit as u64)])
+        .query_map(params![before, row::signed(limit as u64)], |forgotten| {
+            Ok(EndedRun { job: forgotten.get(0)?, version: forgotten.get(1)? })
+        })?
+        .collect()
 }
 
 /// Writes what stands there already: the least change that needs the disk.

@@ -95,11 +95,11 @@ impl ToSql for Timestamp {
     }
 }
 
-fn from_json<T: DeserializeOwned>(value: ValueRef<'_>) -> FromSqlResult<T> {
+pub fn from_json<T: DeserializeOwned>(value: ValueRef<'_>) -> FromSqlResult<T> {
     serde_json::from_str(value.as_str()?).map_err(|error| FromSqlError::Other(Box::new(error)))
 }
 
-fn to_json(value: &impl Serialize) -> rusqlite::Result<ToSqlOutput<'_>> {
+pub fn to_json(value: &impl Serialize) -> rusqlite::Result<ToSqlOutput<'_>> {
     let text = serde_json::to_string(value)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
     Ok(text.into())

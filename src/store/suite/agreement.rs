@@ -27,6 +27,11 @@ enum Deed {
         before: i64,
         limit: usize,
     },
+    Settle {
+        n: u8,
+        version: i64,
+        to: Place,
+    },
     List {
         status: Option<PoolStatus>,
         worker: Option<u8>,
@@ -41,6 +46,23 @@ enum To {
     Assigned { worker: u8 },
     Running { worker: u8 },
     Finished { second: i64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    ToCollect,
+    OnWorker,
+    Kept { second: i64, bytes: u64 },
+    Expired,
+}
+
+fn any_place() -> impl Strategy<Value = Place> {
+    prop_oneof![
+        Just(Place::ToCollect),
+        Just(Place::OnWorker),
+        Just(Place::Expired),
+        (1..9_i64, 1..9_u64).prop_map(|(second, bytes)| Place::Kept { second, bytes }),
+    ]
 }
 
 fn any_deed() -> impl Strategy<Value = Deed> {
@@ -58,6 +80,8 @@ fn any_deed() -> impl Strategy<Value = Deed> {
             .prop_map(|(n, content, key, valid_since)| Deed::Insert { n, content, key, valid_since }),
         4 => (n(), 1..4_i64, to).prop_map(|(n, version, to)| Deed::Step { n, version, to }),
         1 => (1..9_i64, 0..3_usize).prop_map(|(before, limit)| Deed::Forget { before, limit }),
+        3 => (n(), 1..4_i64, any_place())
+            .prop_map(|(n, version, to)| Deed::Settle { n, version, to }),
         2 => list.prop_map(|(status, worker, before, limit)| Deed::List { status, worker, before, limit }),
     ]
 }
@@ -85,7 +109,20 @@ async fn perform(store: &Any, deed: Deed) -> String {
             let results = state.is_finished().then(some_results);
             format!("{:?}", store.transition(Transition { results, ..step(n, version, state) }).await)
         }
-        Deed::Forget { before, limit } => format!("{:?}", store.forget_finished(at(before), limit).await),
+        Deed::Forget { before, limit } => {
+            let mut forgotten = store.forget_finished(at(before), limit).await.unwrap();
+            forgotten.sort_unstable();
+            format!("{forgotten:?}")
+        }
+        Deed::Settle { n, version, to } => {
+            let to = match to {
+                Place::ToCollect => OutputsPlace::ToCollect,
+                Place::OnWorker => OutputsPlace::OnWorker { reason: "too large".into() },
+                Place::Kept { second, bytes } => kept(second, bytes),
+                Place::Expired => OutputsPlace::Expired,
+            };
+            format!("{:?}", store.settle_outputs(&EndedRun { job: id(n), version }, to).await)
+        }
         Deed::List { status, worker, before, limit } => {
             let filter = JobFilter { status, worker: worker.map(key), before };
             format!("{:?}", store.list(&filter, limit).await)
@@ -98,8 +135,12 @@ async fn everything(store: &Any) -> String {
     let mut known = format!("{:?} {:?}", store.count().await, store.unfinished().await);
     for n in JOBS {
         known += &format!("{:?} {:?}", store.job(&id(n)).await, store.work(&id(n)).await);
-        known += &format!("{:?}", store.results(&id(n)).await);
+        known += &format!("{:?} {:?}", store.results(&id(n)).await, store.outputs(&id(n)).await);
     }
+    for except in [&[][..], &[key(1)], &[key(1), key(2)]] {
+        known += &format!("{:?}", store.next_to_collect(except).await);
+    }
+    known += &format!("{:?} {:?}", store.oldest_kept(3).await, store.kept_bytes().await);
     known
 }
 

@@ -128,12 +128,12 @@ async fn forgets_only_what_ended_before_oldest_first_and_at_most_the_limit(store
         with_job(&store, n, finished(second)).await;
     }
     with_job(&store, 5, running(key(1))).await;
-    assert_eq!(store.forget_finished(at(110), 2).await.unwrap(), 2);
+    assert_eq!(store.forget_finished(at(110), 2).await.unwrap().len(), 2);
     let left = store.list(&JobFilter::default(), 10).await.unwrap();
     assert_eq!(ids(&left), [id(5), id(6), id(3), id(1)]);
-    assert_eq!(store.forget_finished(at(110), 5).await.unwrap(), 2);
-    assert_eq!(store.forget_finished(at(110), 2).await.unwrap(), 0);
-    assert_eq!(store.forget_finished(at(1000), usize::MAX).await.unwrap(), 1);
+    assert_eq!(store.forget_finished(at(110), 5).await.unwrap().len(), 2);
+    assert_eq!(store.forget_finished(at(110), 2).await.unwrap().len(), 0);
+    assert_eq!(store.forget_finished(at(1000), usize::MAX).await.unwrap().len(), 1);
     assert_eq!(ids(&store.unfinished().await.unwrap()), [id(5)]);
     assert_eq!(store.count().await.unwrap(), 1);
 }
@@ -143,7 +143,7 @@ async fn forgets_everything_of_a_job(store: Any) {
     store.insert(NewJob { idempotency: named.clone(), ..new_job(1) }).await.unwrap();
     let end = Transition { results: Some(some_results()), ..step(1, 1, finished(9)) };
     store.transition(end).await.unwrap();
-    assert_eq!(store.forget_finished(at(10), 1).await.unwrap(), 1);
+    assert_eq!(store.forget_finished(at(10), 1).await.unwrap().len(), 1);
     assert_eq!(store.job(&id(1)).await.unwrap(), None);
     assert_eq!(store.results(&id(1)).await.unwrap(), None);
     // Its key is free again, even for other content; and so is its id.
