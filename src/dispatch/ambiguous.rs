@@ -25,20 +25,14 @@ impl Dispatcher {
     ) -> Next {
         let key = attempt_key(&job.id(), attempt.number);
         let mut lost = Lost::default();
-        let mut absent = false;
         loop {
             match self.find(attempt, &key).await {
                 Some(KeyAnswer::Found { remote }) => {
                     return self.step(job, attempt, JobEvent::Accepted { remote }).await;
                 }
-                Some(KeyAnswer::Absent) if absent => return self.step(job, attempt, JobEvent::Absent).await,
-                Some(KeyAnswer::Absent) => {
-                    absent = true;
-                    tokio::time::sleep(ABSENT_AGAIN).await;
-                }
+                Some(KeyAnswer::Absent) => return self.step(job, attempt, JobEvent::Absent).await,
                 Some(KeyAnswer::CannotSay) | None => return self.give_up(job, attempt, reason).await,
                 Some(KeyAnswer::Unanswered) => {
-                    absent = false;
                     if self.clock.now().since(since) > self.config.worker_lost_after {
                         return self.give_up(job, attempt, reason).await;
                     }
@@ -52,8 +46,18 @@ impl Dispatcher {
         }
     }
 
-    /// Asks a worker for an attempt; `None` when the allowlist no longer names it.
+    /// Asks a worker for an attempt; `None` when the allowlist no longer names it. What it says twice it never took.
     pub(super) async fn find(&self, attempt: &Attempt, key: &str) -> Option<KeyAnswer> {
+        match self.find_once(attempt, key).await {
+            Some(KeyAnswer::Absent) => {
+                tokio::time::sleep(ABSENT_AGAIN).await;
+                self.find_once(attempt, key).await
+            }
+            other => other,
+        }
+    }
+
+    async fn find_once(&self, attempt: &Attempt, key: &str) -> Option<KeyAnswer> {
         let contact = self.contact(attempt)?;
         // What a worker speaks is known once it was checked; until then nobody can say what it could say.
         if self.pool.is_healthy(attempt.worker) {

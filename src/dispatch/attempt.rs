@@ -197,6 +197,7 @@ impl Dispatcher {
             biased;
             () = job.moved.notified() => return self.moved(job, attempt),
             event = self.end_of_run(job, attempt, remote) => event,
+            reason = self.worker_lost(attempt), if !self.holds(job) => self.loss(job, attempt, &reason),
             () = self.clock.reached(deadline) => {
                 let limit = limit.expect("there is no deadline without a limit");
                 JobEvent::Overdue { deadline: Deadline::Running(limit) }
@@ -235,16 +236,50 @@ impl Dispatcher {
                     return self.loss(job, attempt, &reason);
                 }
                 // It runs a job. That is what it is for.
-                Answer::Silent => {}
-                Answer::Failed { reason } => {
-                    self.pool.suspect(attempt.worker, reason.clone());
-                    let holds = self.config.defaults.on_worker_lost(&job.terms()) == OnWorkerLost::Hold;
-                    if !holds && lost.since() > self.config.worker_lost_after {
-                        let reason = format!("worker {} cannot be reached: {reason}", attempt.worker);
+                Answer::Silent if contact.dialect == Dialect::Sandrun => {}
+                trouble => {
+                    let reason = self.trouble(attempt, trouble);
+                    if !self.holds(job) && lost.since() > self.config.worker_lost_after {
                         return self.loss(job, attempt, &reason);
                     }
                     lost.pause().await;
                 }
+            }
+        }
+    }
+
+    /// What a worker's failure to answer is, in words; the pool takes note where it says something of the worker's health.
+    pub(super) fn trouble<T>(&self, attempt: &Attempt, answer: Answer<T>) -> String {
+        let worker = attempt.worker;
+        match answer {
+            Answer::Known(_) | Answer::Gone => unreachable!("an answer is no trouble"),
+            Answer::Silent => format!("worker {worker} does not answer"),
+            Answer::Unreadable { reason } => {
+                log::warn!("worker {worker} cannot be understood: {reason}");
+                format!("worker {worker} cannot be understood: {reason}")
+            }
+            Answer::Unreachable { reason } => {
+                self.pool.suspect(worker, reason.clone());
+                format!("worker {worker} cannot be reached: {reason}")
+            }
+        }
+    }
+
+    /// Whether the job stays with its worker however long that is away.
+    fn holds(&self, job: &LiveJob) -> bool {
+        self.config.defaults.on_worker_lost(&job.terms()) == OnWorkerLost::Hold
+    }
+
+    /// Returns when the worker has failed its checks for too long, whatever becomes of the calls to it; the reason in words.
+    pub(super) async fn worker_lost(&self, attempt: &Attempt) -> String {
+        let worker = attempt.worker;
+        loop {
+            let lost_after = self.config.worker_lost_after;
+            match self.pool.down_since(worker) {
+                Some(since) if self.clock.now().since(since) > lost_after => {
+                    return format!("worker {worker} has been down for longer than {lost_after:?}");
+                }
+                Some(_) | None => tokio::time::sleep(LOST_MAX.min(lost_after)).await,
             }
         }
     }

@@ -17,6 +17,14 @@ use crate::upstream::{Answer, Contact, Patience};
 /// job; but not longer than this.
 const COLLECT_WITH_SLOT: Duration = Duration::from_secs(10);
 
+/// A worker that was reached and gave nothing of use so often has nothing else to give.
+const WORDLESS_MAX: u32 = 3;
+
+fn given_up<T>(reason: &str) -> Option<T> {
+    log::warn!("what a worker knows of a job is given up: {reason}");
+    None
+}
+
 impl Dispatcher {
     /// Fetches what the worker knows of a run that is over, and ends the job.
     pub(super) async fn collect(
@@ -60,33 +68,40 @@ impl Dispatcher {
         results
     }
 
-    /// Asks until the worker answers, says that it does not know, or has been out of reach for too long.
+    /// Asks until the worker answers, says that it does not know, or has been out of reach for too long. What it cannot say
+    /// in a few tries is left out.
     async fn fetch<'a, T>(
         &'a self,
         attempt: &Attempt,
         ask: impl Fn(Contact) -> BoxFuture<'a, Answer<T>>,
     ) -> Option<T> {
-        let mut lost = Lost::default();
+        let (mut lost, mut wordless) = (Lost::default(), 0);
         loop {
             let contact = self.contact(attempt)?;
-            let turn = match self.pool.gate(attempt.worker) {
-                Some(gate) => Some(gate.enter().await),
-                None => None,
+            let asked = async {
+                let _turn = match self.pool.gate(attempt.worker) {
+                    Some(gate) => Some(gate.enter().await),
+                    None => None,
+                };
+                ask(contact).await
             };
-            let answer = ask(contact).await;
-            drop(turn);
-            match answer {
+            let answer = tokio::select! {
+                biased;
+                answer = asked => answer,
+                reason = self.worker_lost(attempt) => return given_up(&reason),
+            };
+            let reached = match answer {
                 Answer::Known(value) => return Some(value),
                 Answer::Gone => return None,
-                Answer::Silent => {}
-                Answer::Failed { reason } => {
-                    self.pool.suspect(attempt.worker, reason);
-                    if lost.since() > self.config.worker_lost_after {
-                        return None;
-                    }
-                    lost.pause().await;
-                }
+                Answer::Silent | Answer::Unreadable { .. } => true,
+                Answer::Unreachable { .. } => false,
+            };
+            let reason = self.trouble(attempt, answer);
+            wordless += u32::from(reached);
+            if wordless == WORDLESS_MAX || lost.since() > self.config.worker_lost_after {
+                return given_up(&reason);
             }
+            lost.pause().await;
         }
     }
 }

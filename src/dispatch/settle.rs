@@ -45,11 +45,12 @@ impl Dispatcher {
         while self.may_still_run(at) {
             let Some(contact) = self.contact(attempt) else { break };
             if contact.dialect == Dialect::V2 && !asked_to_stop {
-                asked_to_stop =
-                    !matches!(self.upstream.cancel(&contact, remote).await, Answer::Failed { .. });
+                let asked = self.upstream.cancel(&contact, remote).await;
+                asked_to_stop = !matches!(asked, Answer::Silent | Answer::Unreachable { .. });
             }
             match self.ask_status(&contact, remote, Patience::Until(LONG_POLL)).await {
                 Answer::Known(status) => {
+                    lost = Lost::default();
                     job.saw_worker_status(status.json);
                     if let Stage::Ended(_) = status.stage {
                         let results = self.fetch_results(job, attempt, remote);
@@ -61,9 +62,9 @@ impl Dispatcher {
                     }
                 }
                 Answer::Gone => break,
-                Answer::Silent => {}
-                Answer::Failed { reason } => {
-                    self.pool.suspect(attempt.worker, reason);
+                Answer::Silent if contact.dialect == Dialect::Sandrun => {}
+                trouble => {
+                    self.trouble(attempt, trouble);
                     if lost.since() > self.config.worker_lost_after {
                         break;
                     }
@@ -110,7 +111,7 @@ impl Dispatcher {
                     tokio::time::sleep(FREE_AFTER).await;
                 }
                 Answer::Silent => answered_at = None,
-                Answer::Failed { .. } => {
+                Answer::Unreadable { .. } | Answer::Unreachable { .. } => {
                     answered_at = None;
                     lost.pause().await;
                 }

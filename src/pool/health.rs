@@ -40,6 +40,8 @@ pub enum Standing {
 pub struct Health {
     pub standing: Standing,
     pub checked_at: Option<Timestamp>,
+    /// The first of the checks that failed in a row, up to the last one.
+    pub down_since: Option<Timestamp>,
     /// Checks and contacts that failed in a row.
     failures: u32,
     /// What it spoke when it was last healthy: a busy worker that misses a check still speaks the same.
@@ -48,7 +50,13 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { standing: Standing::Unchecked, checked_at: None, failures: 0, dialect: Dialect::Sandrun }
+        Self {
+            standing: Standing::Unchecked,
+            checked_at: None,
+            down_since: None,
+            failures: 0,
+            dialect: Dialect::Sandrun,
+        }
     }
 }
 
@@ -78,12 +86,15 @@ impl Health {
         self.checked_at = Some(now);
         match checked.and_then(|report| identified(key, report)) {
             Ok(report) => {
-                self.failures = 0;
+                (self.failures, self.down_since) = (0, None);
                 self.dialect = report.dialect;
-                let HealthReport { dialect, capacity, .. } = report;
+                let HealthReport { dialect, capacity, worker_id: _, address: _ } = report;
                 self.stand(Standing::Healthy { identity: Identity::Claimed, dialect, capacity })
             }
-            Err(reason) => self.fail(reason),
+            Err(reason) => {
+                self.down_since.get_or_insert(now);
+                self.fail(reason)
+            }
         }
     }
 
@@ -134,7 +145,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_micros(5);
 
     fn report(worker_id: Option<String>) -> Result<HealthReport, String> {
-        Ok(HealthReport { worker_id, dialect: Dialect::Sandrun, capacity: None })
+        Ok(HealthReport { worker_id, dialect: Dialect::Sandrun, capacity: None, address: None })
     }
 
     #[test]

@@ -53,7 +53,7 @@ struct State {
 struct Member {
     spec: Arc<WorkerSpec>,
     health: Health,
-    /// Where its endpoint resolved to at the last check.
+    /// Where it answered its last check.
     address: Option<SocketAddr>,
     gate: Gate,
     /// Rung to have it checked at once.
@@ -91,7 +91,7 @@ enum Concurrency {
 impl Member {
     /// The most jobs it is given at once: what it says it takes is the ceiling of what the allowlist allows.
     fn limit(&self) -> u32 {
-        if self.concurrency == Concurrency::Serial {
+        if self.concurrency == Concurrency::Serial && self.health.dialect == Dialect::Sandrun {
             return 1;
         }
         let limit = self.limit_allowed();
@@ -256,7 +256,7 @@ impl Pool {
         Some(Contact { spec: Arc::clone(&member.spec), dialect: member.health.dialect })
     }
 
-    /// The address to reach a worker at, if it was ever resolved.
+    /// The address to reach a worker at, if it has ever answered.
     pub fn address(&self, worker: WorkerKey) -> Option<SocketAddr> {
         self.shared.lock().workers.get(&worker)?.address
     }
@@ -271,20 +271,20 @@ impl Pool {
         }
     }
 
+    /// Since when the worker has failed every check; `None` while it is well, or not checked yet.
+    pub fn down_since(&self, worker: WorkerKey) -> Option<Timestamp> {
+        self.shared.lock().workers.get(&worker)?.health.down_since
+    }
+
     pub fn is_healthy(&self, worker: WorkerKey) -> bool {
         self.shared.lock().workers.get(&worker).is_some_and(|member| member.health.is_healthy())
     }
 
-    /// Takes in the result of a health check, and where the worker's endpoint resolved to.
-    pub fn observe(
-        &self,
-        worker: WorkerKey,
-        address: Option<SocketAddr>,
-        checked: Result<HealthReport, String>,
-        now: Timestamp,
-    ) -> Flip {
+    /// Takes in the result of a health check.
+    pub fn observe(&self, worker: WorkerKey, checked: Result<HealthReport, String>, now: Timestamp) -> Flip {
         let flip = self.change(worker, |member| {
-            member.address = address.or(member.address);
+            let answered_at = checked.as_ref().ok().and_then(|report| report.address);
+            member.address = answered_at.or(member.address);
             member.health.observe(worker, checked, now)
         });
         flip.unwrap_or(Flip::None)

@@ -4,7 +4,6 @@
 //! when to ask is ours to say, because a worker that is down is asked sooner than one that is well. A worker that does not answer delays no other.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,8 +15,8 @@ use pingora_load_balancing::{Backend, Backends};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::Pool;
 use super::health::Flip;
-use super::{Contact, Pool};
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::worker::WorkerKey;
@@ -88,14 +87,6 @@ impl IdentityCheck {
         backends.update(|_| ()).await.expect("a static set is always discovered");
         backends
     }
-
-    async fn resolve(contact: &Contact) -> Result<SocketAddr, String> {
-        let endpoint = contact.spec.endpoint.host_port();
-        let mut addresses = tokio::net::lookup_host(&endpoint)
-            .await
-            .map_err(|error| format!("its host name cannot be resolved: {error}"))?;
-        addresses.next().ok_or_else(|| "its host name has no address".to_owned())
-    }
 }
 
 #[async_trait]
@@ -104,12 +95,9 @@ impl HealthCheck for IdentityCheck {
         let worker = *target.ext.get::<WorkerKey>().expect("each backend carries its worker");
         let Some(contact) = self.pool.contact(worker) else { return Ok(()) };
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
-        let (address, report) = match Self::resolve(&contact).await {
-            Ok(address) => (Some(address), self.upstream.health(&contact.spec).await),
-            Err(reason) => (None, Err(reason)),
-        };
+        let report = self.upstream.health(&contact.spec).await;
         let failed = report.as_ref().err().cloned();
-        match self.pool.observe(worker, address, report, self.clock.now()) {
+        match self.pool.observe(worker, report, self.clock.now()) {
             Flip::Up => log::info!("worker {worker} at {} is healthy", contact.spec.endpoint),
             Flip::Down => log::warn!("worker {worker} at {} is down", contact.spec.endpoint),
             Flip::None => {}

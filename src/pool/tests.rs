@@ -15,8 +15,9 @@ fn pool(limits: &[Option<u32>]) -> (Pool, Vec<WorkerKey>) {
 }
 
 fn well(pool: &Pool, key: WorkerKey, capacity: Option<u32>) {
-    let report = HealthReport { worker_id: Some(key.to_string()), dialect: Dialect::V2, capacity };
-    pool.observe(key, None, Ok(report), NOW);
+    let report =
+        HealthReport { worker_id: Some(key.to_string()), dialect: Dialect::V2, capacity, address: None };
+    pool.observe(key, Ok(report), NOW);
 }
 
 #[test]
@@ -64,9 +65,13 @@ fn a_throttled_worker_waits_as_long_as_it_asked_and_longer_each_time_when_it_did
 #[test]
 fn a_serial_worker_is_given_one_job_at_a_time() {
     let (pool, keys) = pool(&[Some(4)]);
-    let report =
-        HealthReport { worker_id: Some(keys[0].to_string()), dialect: Dialect::Sandrun, capacity: None };
-    pool.observe(keys[0], None, Ok(report), NOW);
+    let report = HealthReport {
+        worker_id: Some(keys[0].to_string()),
+        dialect: Dialect::Sandrun,
+        capacity: None,
+        address: None,
+    };
+    pool.observe(keys[0], Ok(report), NOW);
     pool.seen_serial(keys[0]);
     let _slot = pool.claim(&Class::default(), NOW).unwrap();
     assert!(pool.claim(&Class::default(), NOW).is_none());

@@ -90,7 +90,8 @@ impl Front {
         let turn = self.turn(&place).await.ok()?;
         let target = Target::plain(format!("/status/{}", place.remote));
         let patience = self.config.status_timeout;
-        Some(StatusPassage { job: Arc::clone(job), to, target, patience, body: Vec::new(), turn })
+        let deadline = tokio::time::Instant::now() + patience;
+        Some(StatusPassage { job: Arc::clone(job), to, target, patience, deadline, body: Vec::new(), turn })
     }
 
     async fn final_status(&self, row: &JobRow) -> std::result::Result<String, StoreError> {
@@ -147,7 +148,13 @@ impl Front {
                 Err(Problem::new(ProblemCode::OutputExpired, "the worker no longer knows this job"))
             }
             Ok(Answer::Silent) | Err(_) => Err(busy_problem()),
-            Ok(Answer::Failed { reason }) => {
+            Ok(Answer::Unreadable { reason }) => {
+                log::warn!("a worker could not be understood: {reason}");
+                let message =
+                    "the worker that holds the job answered with something that the pool cannot read";
+                Err(Problem::new(ProblemCode::WorkerError, message))
+            }
+            Ok(Answer::Unreachable { reason }) => {
                 log::warn!("a worker could not be asked: {reason}");
                 Err(unreachable_problem())
             }

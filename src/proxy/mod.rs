@@ -215,7 +215,16 @@ impl ProxyHttp for Front {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
         let gone = FailToProxy { error_code: 0, can_reuse_downstream: false };
-        if session.response_written().is_some() || *error.esource() == ErrorSource::Downstream {
+        if *error.esource() == ErrorSource::Downstream {
+            return gone;
+        }
+        if session.response_written().is_some() {
+            // Of a status only the head is on its way, and that is the same whoever tells the rest.
+            if let Some(Passage::Status(status)) = &mut ctx.passage {
+                status.turn.take();
+                let known = self.known_status(&status.job);
+                let _ = session.write_response_body(Some(Bytes::from(known)), true).await;
+            }
             return gone;
         }
         if let Some(passage) = &ctx.passage

@@ -9,12 +9,13 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
+use tokio::time::Instant;
+
 use super::respond;
 use crate::api::bodies::{self, StatusBody};
 use crate::api::{OutputPath, Problem, ProblemCode};
 use crate::pool::Pool;
 use crate::queue::LiveJob;
-use crate::upstream::client::ANSWER_BYTES_MAX;
 use crate::upstream::gate::Turn;
 use crate::upstream::peer::{Target, http_peer, request_head};
 use crate::upstream::{Contact, Stage, sandrun};
@@ -39,6 +40,8 @@ pub struct StatusPassage {
     pub to: Destination,
     pub target: Target,
     pub patience: Duration,
+    /// When the worker's answer must be whole; from then on the client is told what the pool knows.
+    pub deadline: Instant,
     /// The worker's answer so far. It is held until it is whole, because only then it is known to be JSON.
     pub body: Vec<u8>,
     /// The turn at a worker that answers one call at a time.
@@ -86,6 +89,9 @@ pub enum Admitted {
     TryAgain,
     No(Problem),
 }
+
+/// A status is held in memory until it is whole; one with 10,000 outputs takes about 2 MiB.
+const STATUS_BYTES_MAX: usize = 16 << 20;
 
 /// Request headers that a worker may see: what a partial or conditional request needs.
 const REQUEST_HEADERS: [(HeaderName, &str); 5] = [
@@ -172,13 +178,13 @@ impl Passage {
     pub fn wrap(&mut self, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
         let Self::Status(status) = self else { return Ok(()) };
         if let Some(chunk) = body.take() {
-            if status.body.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Error::e_explain(
-                    ErrorType::Custom("status too long"),
-                    "the worker's status has no end",
-                );
+            if status.body.len() + chunk.len() > STATUS_BYTES_MAX {
+                return Err(Error::explain(ErrorType::Custom("status too long"), "it has no end").into_up());
             }
             status.body.extend_from_slice(&chunk);
+        }
+        if !end_of_stream && Instant::now() > status.deadline {
+            return Err(Error::explain(ErrorType::ReadTimedout, "the worker's status drips").into_up());
         }
         if end_of_stream {
             *body = Some(Bytes::from(status.enveloped()));

@@ -75,7 +75,12 @@ mod tests {
     fn worker(n: u8, active_jobs: u32) -> WorkerView {
         let key = WorkerKey::for_tests(n);
         let mut health = Health::default();
-        let report = HealthReport { worker_id: Some(key.to_string()), dialect: Dialect::V2, capacity: None };
+        let report = HealthReport {
+            worker_id: Some(key.to_string()),
+            dialect: Dialect::V2,
+            capacity: None,
+            address: None,
+        };
         health.observe(key, Ok(report), NOW);
         let spec = WorkerSpec::for_tests(key).into();
         WorkerView { spec, health, active_jobs, limit: 2, throttled_until: None, drain: None }

@@ -175,12 +175,12 @@ impl World {
         let worker = at.spec.key;
         self.travel().await;
         if self.lock().dialect(worker) == Dialect::Sandrun && self.wait_for_lock(worker).await.is_none() {
-            return Answer::Failed { reason: "connection reset".to_owned() };
+            return Answer::Unreachable { reason: "connection reset".to_owned() };
         }
         self.travel().await;
         let state = self.lock();
         if state.life_of(worker).is_none() {
-            return Answer::Failed { reason: "connection refused".to_owned() };
+            return Answer::Unreachable { reason: "connection refused".to_owned() };
         }
         match state.workers[&worker].jobs.get(remote) {
             None => Answer::Gone,
@@ -302,7 +302,7 @@ impl Upstream for World {
             return Err("no answer in time".to_owned());
         }
         let dialect = state.dialect(spec.key);
-        Ok(HealthReport { worker_id: Some(spec.key.to_string()), dialect, capacity: None })
+        Ok(HealthReport { worker_id: Some(spec.key.to_string()), dialect, capacity: None, address: None })
     }
 
     async fn submit(&self, to: &Contact, job: &JobId, attempt: u32, _work: &Work) -> SendOutcome {

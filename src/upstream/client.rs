@@ -37,6 +37,9 @@ const SANDRUN_BODY_BYTES_MAX: u64 = (100 << 20) - (16 << 10);
 /// How long the body of such a request is held back, so that the refusal is read first.
 const REFUSAL_TIME: Duration = Duration::from_millis(500);
 
+/// A worker that is not silent while it runs a job has answered a question, to the last byte, within this time.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
 /// Payload bytes read from disk at a time.
 const PAYLOAD_CHUNK_BYTES: usize = 256 << 10;
 
@@ -123,7 +126,8 @@ impl Upstream for HttpUpstream {
         if status != StatusCode::OK {
             return Err(format!("its /health answered {status}"));
         }
-        sandrun::health(&read_bounded(response).await?)
+        let address = response.remote_addr();
+        Ok(HealthReport { address, ..sandrun::health(&read_bounded(response).await?)? })
     }
 
     async fn submit(&self, to: &Contact, job: &JobId, attempt: u32, work: &Work) -> SendOutcome {
@@ -180,7 +184,7 @@ impl Upstream for HttpUpstream {
         }
         #[derive(serde::Deserialize)]
         struct FoundJob {
-            job_id: RemoteId,
+            job_id: String,
         }
         if at.dialect == Dialect::Sandrun {
             return KeyAnswer::CannotSay;
@@ -194,7 +198,10 @@ impl Upstream for HttpUpstream {
         };
         match body.map(|body| serde_json::from_slice::<Found>(&body)) {
             Ok(Ok(mut found)) => match found.jobs.pop() {
-                Some(FoundJob { job_id }) => KeyAnswer::Found { remote: job_id },
+                Some(FoundJob { job_id }) if sandrun::is_remote_id(&job_id) => {
+                    KeyAnswer::Found { remote: job_id }
+                }
+                Some(FoundJob { .. }) => KeyAnswer::Unanswered,
                 None => KeyAnswer::Absent,
             },
             Ok(Err(_)) | Err(_) => KeyAnswer::Unanswered,
@@ -206,11 +213,15 @@ impl Upstream for HttpUpstream {
             (Dialect::V2, Patience::Until(wait)) => format!("/status/{remote}?wait={}", wait.as_secs()),
             (Dialect::V2, Patience::Now) | (Dialect::Sandrun, _) => format!("/status/{remote}"),
         };
-        match self.ask(at, &path, self.timeouts.longest_job).await {
+        let wait = match patience {
+            Patience::Now => Duration::ZERO,
+            Patience::Until(wait) => wait,
+        };
+        match self.ask(at, &path, wait).await {
             Answer::Known(response) => {
                 match read_bounded(response).await.and_then(|body| sandrun::status(&body)) {
                     Ok(status) => Answer::Known(status),
-                    Err(reason) => Answer::Failed { reason },
+                    Err(reason) => Answer::Unreadable { reason },
                 }
             }
             other => other.map(|_| unreachable!("a known answer is handled above")),
@@ -224,7 +235,7 @@ impl Upstream for HttpUpstream {
     }
 
     async fn logs(&self, at: &Contact, remote: &RemoteId, bytes_max: usize) -> Answer<Logs> {
-        let response = match self.ask(at, &format!("/logs/{remote}"), self.timeouts.longest_job).await {
+        let response = match self.ask(at, &format!("/logs/{remote}"), Duration::ZERO).await {
             Answer::Known(response) => response,
             other => return other.map(|_| unreachable!("a known answer is handled above")),
         };
@@ -236,21 +247,21 @@ impl Upstream for HttpUpstream {
                 Err(error) => Err(reason(&error)),
             };
             if let Err(reason) = pushed {
-                return Answer::Failed { reason };
+                return Answer::Unreadable { reason };
             }
         }
         match scanner.finish() {
             Ok(logs) => Answer::Known(logs),
-            Err(error) => Answer::Failed { reason: error.to_string() },
+            Err(error) => Answer::Unreadable { reason: error.to_string() },
         }
     }
 
     async fn listing(&self, at: &Contact, remote: &RemoteId) -> Answer<String> {
-        match self.ask(at, &format!("/outputs/{remote}"), self.timeouts.longest_job).await {
+        match self.ask(at, &format!("/outputs/{remote}"), Duration::ZERO).await {
             Answer::Known(response) => match read_bounded(response).await.map(String::from_utf8) {
                 Ok(Ok(json)) => Answer::Known(json),
-                Ok(Err(_)) => Answer::Failed { reason: "its listing is not UTF-8".to_owned() },
-                Err(reason) => Answer::Failed { reason },
+                Ok(Err(_)) => Answer::Unreadable { reason: "its listing is not UTF-8".to_owned() },
+                Err(reason) => Answer::Unreadable { reason },
             },
             other => other.map(|_| unreachable!("a known answer is handled above")),
         }
@@ -262,8 +273,13 @@ impl Upstream for HttpUpstream {
 }
 
 impl HttpUpstream {
-    /// One question about a job: `Known` is a response with status 200, its body still to be read.
-    async fn ask(&self, at: &Contact, path: &str, timeout: Duration) -> Answer<Response> {
+    /// One question about a job, which a worker that can do so may answer after `wait`: `Known` is a response with status 200,
+    /// its body still to be read.
+    async fn ask(&self, at: &Contact, path: &str, wait: Duration) -> Answer<Response> {
+        let timeout = match at.dialect {
+            Dialect::Sandrun => self.timeouts.longest_job,
+            Dialect::V2 => wait + ANSWER_TIME,
+        };
         answer(path, self.get(&at.spec, path, timeout).send().await)
     }
 }
@@ -273,9 +289,9 @@ fn answer(path: &str, sent: Result<Response, reqwest::Error>) -> Answer<Response
     match sent {
         Ok(response) if response.status() == StatusCode::OK => Answer::Known(response),
         Ok(response) if response.status() == StatusCode::NOT_FOUND => Answer::Gone,
-        Ok(response) => Answer::Failed { reason: format!("{path} answered {}", response.status()) },
+        Ok(response) => Answer::Unreadable { reason: format!("{path} answered {}", response.status()) },
         Err(error) if error.is_timeout() && !error.is_connect() => Answer::Silent,
-        Err(error) => Answer::Failed { reason: reason(&error) },
+        Err(error) => Answer::Unreachable { reason: reason(&error) },
     }
 }
 

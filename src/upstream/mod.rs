@@ -12,6 +12,7 @@ pub mod peer;
 pub mod raw_target;
 pub mod sandrun;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct HealthReport {
     pub dialect: Dialect,
     /// Jobs at once, where it says.
     pub capacity: Option<u32>,
+    /// Where it answered: of the addresses of its host name, one that is known to lead to it.
+    pub address: Option<SocketAddr>,
 }
 
 /// What became of sending a job.
@@ -65,8 +68,12 @@ pub enum Answer<T> {
     Gone,
     /// Reached, but no answer in time: a worker that runs a job may be silent until it ends.
     Silent,
-    /// Not reached, or its answer makes no sense; the reason in words.
-    Failed {
+    /// It answered, and the answer cannot be read: an error, cut off, too long, or not of the protocol.
+    Unreadable {
+        reason: String,
+    },
+    /// Not reached, or it hung up without an answer.
+    Unreachable {
         reason: String,
     },
 }
@@ -78,7 +85,8 @@ impl<T> Answer<T> {
             Self::Known(value) => Answer::Known(map(value)),
             Self::Gone => Answer::Gone,
             Self::Silent => Answer::Silent,
-            Self::Failed { reason } => Answer::Failed { reason },
+            Self::Unreadable { reason } => Answer::Unreadable { reason },
+            Self::Unreachable { reason } => Answer::Unreachable { reason },
         }
     }
 }

@@ -43,6 +43,7 @@ pub fn health(body: &[u8]) -> Result<HealthReport, String> {
         worker_id: body.worker_id,
         dialect,
         capacity: body.capacity.filter(|capacity| *capacity > 0),
+        address: None,
     })
 }
 
@@ -71,7 +72,6 @@ pub fn submit(status: u16, retry_after: Option<&str>, body: &[u8]) -> SendOutcom
                 reason: format!("it answered {status} without a usable job_id: {}", error_words(body)),
             },
         },
-        400 | 413 | 422 => SendOutcome::Refused { message: error_words(body) },
         429 | 503 => {
             let message = error_words(body);
             let retry_after = retry_after
@@ -80,11 +80,17 @@ pub fn submit(status: u16, retry_after: Option<&str>, body: &[u8]) -> SendOutcom
                 .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
             SendOutcome::Throttled { message, retry_after }
         }
-        500..=599 => SendOutcome::Unknown { reason: format!("it answered {status}: {}", error_words(body)) },
-        // The server there is no worker, or not one that takes jobs from us: the job was not taken.
-        _ => SendOutcome::Unreachable {
+        // 409: our worker is still receiving the same attempt, sent before; it will tell what became of it.
+        409 | 500..=599 => {
+            SendOutcome::Unknown { reason: format!("it answered {status}: {}", error_words(body)) }
+        }
+        // The server there is no worker: the job was not taken, and no other would be.
+        300..=399 | 404 | 405 => SendOutcome::Unreachable {
             reason: format!("it does not take jobs: {status} {}", error_words(body)),
         },
+        // Whatever the code: it will not take this job, and may well take the next.
+        400..=499 => SendOutcome::Refused { message: error_words(body) },
+        _ => SendOutcome::Unknown { reason: format!("it answered {status}, which means nothing here") },
     }
 }
 
@@ -114,7 +120,7 @@ pub fn status(body: &[u8]) -> Result<RemoteStatus, String> {
 }
 
 /// A worker's name for a job goes into request paths: letters, digits, `_`, `-`, `.`, and not too long.
-fn is_remote_id(id: &str) -> bool {
+pub fn is_remote_id(id: &str) -> bool {
     (1..=128).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         && !id.bytes().all(|b| b == b'.')
@@ -165,14 +171,14 @@ mod tests {
         {
             assert!(matches!(submit(200, None, lost), SendOutcome::Unknown { .. }), "{lost:?}");
         }
-        for code in [400, 413, 422] {
+        for code in [400, 401, 403, 410, 413, 422] {
             let refused = SendOutcome::Refused { message: "No files uploaded".into() };
             assert_eq!(submit(code, None, br#"{"error":"No files uploaded"}"#), refused);
         }
-        for code in [500, 502, 504] {
+        for code in [102, 409, 500, 502, 504] {
             assert!(matches!(submit(code, None, b"oops"), SendOutcome::Unknown { .. }), "{code}");
         }
-        for code in [301, 401, 403, 404, 405] {
+        for code in [301, 404, 405] {
             assert!(matches!(submit(code, None, b""), SendOutcome::Unreachable { .. }), "{code}");
         }
     }
@@ -215,7 +221,10 @@ mod tests {
     #[test]
     fn a_worker_without_a_protocol_number_is_a_sandrun() {
         let report = health(br#"{"status":"healthy","worker_id":null}"#).unwrap();
-        assert_eq!(report, HealthReport { worker_id: None, dialect: Dialect::Sandrun, capacity: None });
+        assert_eq!(
+            report,
+            HealthReport { worker_id: None, dialect: Dialect::Sandrun, capacity: None, address: None }
+        );
         let report = health(br#"{"status":"healthy","worker_id":"k","protocol":2,"capacity":8}"#).unwrap();
         assert_eq!((report.dialect, report.capacity), (Dialect::V2, Some(8)));
         assert!(health(b"{}").is_err() && health(br#"{"status":"sick"}"#).is_err());

@@ -25,6 +25,7 @@ mod outputs;
 mod readme;
 mod resilience;
 mod restart;
+mod sick;
 mod submit;
 mod tidy;
 mod unknown;

@@ -86,6 +86,25 @@ pub enum Fault {
     NotJson,
     /// Promises the whole body and closes after so many bytes of it.
     CutBody(u64),
+    /// Reads the request, or only its head, and says these very bytes.
+    Wire(Reads, Vec<Say>),
+}
+
+/// What a worker reads before it says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    Head,
+    All,
+}
+
+/// What a worker does on the wire; after the last it closes.
+#[derive(Clone, Debug)]
+pub enum Say {
+    Bytes(Vec<u8>),
+    /// The same bytes again and again, with a pause before each.
+    Drip(&'static str, Duration),
+    Pause(Duration),
+    Reset,
 }
 
 struct Armed {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::SinkExt;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
@@ -13,7 +14,7 @@ use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 
 use super::reply::Cut;
 use super::request::{NoBody, RequestHead, read_body, read_head};
-use super::{Fault, Mode, Open, Quirks, Reply, Shared, endpoints};
+use super::{Fault, Mode, Open, Quirks, Reads, Reply, Say, Shared, endpoints};
 
 /// How often a watched state is looked at again.
 pub const LOOK: Duration = Duration::from_millis(5);
@@ -98,6 +99,10 @@ async fn answer(
     if let Some(Fault::NeverAnswer) = fault {
         std::future::pending::<()>().await;
     }
+    if let Some(Fault::Wire(Reads::Head, says)) = &fault {
+        say(stream, says).await;
+        return None;
+    }
     let mut body = match read_body(stream, buffer, head, quirks).await {
         Ok(body) => body,
         Err(NoBody::TooLarge) => return Some((Reply::error(413, "Request too large"), Cut::Nothing)),
@@ -108,6 +113,10 @@ async fn answer(
             let mut reply = Reply::text(*status, "application/json", body.clone());
             reply.headers.extend(headers.iter().cloned());
             return Some((reply, Cut::Nothing));
+        }
+        Some(Fault::Wire(Reads::All, says)) => {
+            say(stream, says).await;
+            return None;
         }
         Some(Fault::CloseBeforeTaking) => return None,
         _ => {}
@@ -135,6 +144,29 @@ async fn answer(
     }
 }
 
+/// Says what a fault has it say, as far as anybody listens.
+async fn say(stream: &mut TcpStream, says: &[Say]) {
+    for what in says {
+        match what {
+            Say::Bytes(bytes) => {
+                if stream.write_all(bytes).await.is_err() {
+                    return;
+                }
+            }
+            Say::Drip(text, pause) => loop {
+                tokio::time::sleep(*pause).await;
+                if stream.write_all(text.as_bytes()).await.is_err() {
+                    return;
+                }
+            },
+            Say::Pause(pause) => tokio::time::sleep(*pause).await,
+            Say::Reset => {
+                stream.set_zero_linger().expect("a socket that is open");
+            }
+        }
+    }
+}
+
 /// Sends the log, waits for the job's end, and says how it went.
 async fn web_socket(
     shared: &Shared,
@@ -150,7 +182,7 @@ async fn web_socket(
     let switching = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     );
-    tokio::io::AsyncWriteExt::write_all(stream, switching.as_bytes()).await.ok()?;
+    stream.write_all(switching.as_bytes()).await.ok()?;
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
     socket.send(Message::text(log)).await.ok()?;
     loop {
