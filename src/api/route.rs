@@ -36,6 +36,18 @@ pub enum Route {
     Refused(Refused),
 }
 
+impl Route {
+    /// Whether a body makes sense, be it one that nobody reads.
+    pub fn may_have_body(&self) -> bool {
+        match self {
+            Self::Submit | Self::Cancel(_) | Self::Retry(_) | Self::Drain(_) | Self::Resume(_) => true,
+            Self::Preflight | Self::Refused(_) => true,
+            Self::Root | Self::Status(_) | Self::Listing(_) | Self::Output(..) | Self::Archive(_) => false,
+            Self::Logs(_) | Self::Stream(_) | Self::Jobs | Self::Pool | Self::Health | Self::Ready => false,
+        }
+    }
+}
+
 /// A request that has no route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {

@@ -80,7 +80,9 @@ impl Front {
             Ok(first) => first,
             Err(problem) => return respond::problem(session, &problem).await,
         };
-        session.write_response_header(Box::new(archive_head(id)?), false).await?;
+        let mut head = archive_head(id)?;
+        respond::without_length(session, &mut head)?;
+        session.write_response_header(Box::new(head), false).await?;
         if session.req_header().method == Method::HEAD {
             return Ok(());
         }
@@ -185,8 +187,6 @@ fn archive_head(id: &JobId) -> Result<ResponseHeader> {
     let mut head = ResponseHeader::build(StatusCode::OK, Some(8))?;
     head.insert_header(header::CONTENT_TYPE, "application/gzip")?;
     head.insert_header(header::CONTENT_DISPOSITION, format!("attachment; filename=\"{id}.tar.gz\""))?;
-    // Its length is known only at its end.
-    head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     respond::distrust_content(&mut head)?;
     respond::allow_any_origin(&mut head)?;
     Ok(head)

@@ -7,6 +7,7 @@
 //! upstream_request_filter   the head that the worker gets, rebuilt
 //! upstream_response_filter  what of the worker's head the client gets
 //! upstream_response_body_filter   the pool's envelope around a worker's status
+//! response_filter        how the client learns where the body ends
 //! fail_to_proxy          what the client gets when the worker gave nothing
 //! ```
 
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::header;
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::upstreams::peer::HttpPeer;
@@ -137,6 +139,11 @@ impl ProxyHttp for Front {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         let head = session.req_header();
         let route = Route::of(&head.method, head.uri.path());
+        if !route.may_have_body() && !session.as_mut().is_body_empty() {
+            let problem =
+                Problem::new(ProblemCode::BadRequest, "this request takes no body").in_field("body");
+            return respond::problem(session, &problem).await.map(|()| true);
+        }
         ctx.under_way = (!matches!(route, Route::Stream(_))).then(|| self.shutdown.under_way.enter());
         let answered = match route {
             Route::Refused(refused) => respond::refused(session, &refused).await,
@@ -198,6 +205,18 @@ impl ProxyHttp for Front {
                 .into_up())
             }
         }
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        _ctx: &mut Ctx,
+    ) -> Result<()> {
+        if head.headers.contains_key(header::TRANSFER_ENCODING) {
+            respond::without_length(session, head)?;
+        }
+        Ok(())
     }
 
     fn upstream_response_body_filter(

@@ -12,7 +12,7 @@ use super::passage::{
     Admitted, FileAt, Listed, OutputPassage, Passage, listing_or_error, no_such_output, unreachable_problem,
 };
 use super::{Ctx, Front, respond};
-use crate::api::{OutputPath, Problem, ProblemCode, bodies};
+use crate::api::{OutputPath, Problem, bodies};
 use crate::job::{JobId, Place};
 use crate::store::{EndedRun, JobRow, KeptFile, OutputsPlace};
 use crate::upstream::peer::{http_peer, request_head};
@@ -73,7 +73,7 @@ impl Front {
         id: &JobId,
         path: OutputPath,
     ) -> Result<bool> {
-        let passage = match self.way_to_output(session, id, path).await {
+        let passage = match self.way_to_output(id, path).await {
             Ok(Way::Passage(passage)) => passage,
             Ok(Way::Kept(run, file, path)) => {
                 return self.serve_kept(session, &run, &file, &path).await.map(|()| true);
@@ -90,17 +90,7 @@ impl Front {
         Ok(false)
     }
 
-    async fn way_to_output(
-        &self,
-        session: &mut Session,
-        id: &JobId,
-        path: OutputPath,
-    ) -> std::result::Result<Way, Problem> {
-        if !session.as_mut().is_body_empty() {
-            return Err(
-                Problem::new(ProblemCode::BadRequest, "a request for a file has no body").in_field("body")
-            );
-        }
+    async fn way_to_output(&self, id: &JobId, path: OutputPath) -> std::result::Result<Way, Problem> {
         let (place, listed) = match self.asked(id).await? {
             Asked::Live(job) => (job.state().place(), Listed::Unknown),
             Asked::Finished(row) => {

@@ -1,7 +1,7 @@
 //! Answers that the pool gives itself.
 
 use bytes::Bytes;
-use http::{HeaderName, Method, StatusCode, header};
+use http::{HeaderName, Method, StatusCode, Version, header};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
@@ -33,6 +33,17 @@ pub fn allow_any_origin(head: &mut ResponseHeader) -> Result<()> {
 pub fn distrust_content(head: &mut ResponseHeader) -> Result<()> {
     head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
     head.insert_header(header::CONTENT_SECURITY_POLICY, "sandbox")
+}
+
+/// Readies the head of a body whose length is known only at its end.
+pub fn without_length(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
+    if session.req_header().version == Version::HTTP_10 {
+        // It knows no chunks: the end of the connection is the end of the body.
+        head.remove_header(&header::TRANSFER_ENCODING);
+        session.set_keepalive(None);
+        return Ok(());
+    }
+    head.insert_header(header::TRANSFER_ENCODING, "chunked")
 }
 
 /// Answers with JSON.
@@ -96,5 +107,8 @@ async fn write(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> 
 /// Takes in what is left of the request's body, for a bounded time: a client that is still sending would otherwise see the
 /// connection reset before it reads the answer.
 async fn drain(session: &mut Session) {
-    let _ = session.drain_request_body().await;
+    if session.drain_request_body().await.is_err() {
+        // Where the body ends is not known, so nothing that follows may be taken for a request.
+        session.set_keepalive(None);
+    }
 }

@@ -14,7 +14,7 @@ use super::jobs::store_problem;
 use super::{Front, respond};
 use crate::api::{Problem, ProblemCode};
 use crate::job::{JobId, Priority};
-use crate::spool::{IDEMPOTENCY_KEY_BYTES_MAX, Upload, UploadError, parse_upload};
+use crate::spool::{IDEMPOTENCY_KEY_BYTES_MAX, Upload, UploadError, boundary, parse_upload};
 use crate::store::{Idempotency, Inserted, JobRow, NewJob, Payload, StoreError};
 
 /// How long an idempotency key is remembered.
@@ -28,6 +28,8 @@ const PRIORITY: HeaderName = HeaderName::from_static("priority");
 enum BodyError {
     /// Nothing came for too long, or the whole took too long.
     TooSlow,
+    /// Its framing is not that of HTTP.
+    Malformed,
     /// The client went away.
     Gone(pingora::BError),
 }
@@ -59,6 +61,9 @@ impl Front {
                 "as many uploads are under way as the pool takes at once",
             )
         })?;
+        if let Some(error) = boundary(&head.content_type).err() {
+            return Err(error.into());
+        }
         if expects_continue(session) {
             session.write_continue_response().await.map_err(Refusal::Gone)?;
         }
@@ -166,6 +171,9 @@ impl Front {
     }
 }
 
+/// What Pingora calls an error in the framing of a body.
+const MALFORMED_CHUNK: &str = "InvalidChunk";
+
 const NOT_MULTIPART: &str = "must be multipart/form-data with a boundary; `curl -F` sends it so";
 
 async fn next_chunk(
@@ -175,11 +183,15 @@ async fn next_chunk(
 ) -> std::result::Result<Option<Bytes>, BodyError> {
     // Pingora has no time limit of its own for HTTP/2 bodies.
     let until = deadline.min(Instant::now() + idle);
-    match timeout_at(until, session.as_mut().read_request_body()).await {
-        Ok(Ok(chunk)) => Ok(chunk),
-        Ok(Err(error)) => Err(BodyError::Gone(error)),
-        Err(_) => Err(BodyError::TooSlow),
-    }
+    let error = match timeout_at(until, session.as_mut().read_request_body()).await {
+        Ok(Ok(chunk)) => return Ok(chunk),
+        Ok(Err(error)) if error.etype().as_str() == MALFORMED_CHUNK => BodyError::Malformed,
+        Ok(Err(error)) => BodyError::Gone(error.into_down()),
+        Err(_) => BodyError::TooSlow,
+    };
+    // Where this body ends is not known, so nothing that follows may be taken for a request.
+    session.set_keepalive(None);
+    Err(error)
 }
 
 fn expects_continue(session: &Session) -> bool {
@@ -239,6 +251,11 @@ fn problem_of(error: UploadError<BodyError>) -> Problem {
             log::error!("the spool failed: {cause}");
             Problem::new(ProblemCode::Internal, "the pool's spool failed; nothing was taken in")
         }
+        UploadError::Body(BodyError::Malformed) => Problem::new(
+            ProblemCode::BadRequest,
+            "the chunks of the body are malformed; nothing was taken in",
+        )
+        .in_field("body"),
         UploadError::Body(BodyError::TooSlow | BodyError::Gone(_)) => {
             Problem::new(ProblemCode::RequestTimeout, "the upload came too slowly; nothing was taken in")
                 .in_field("body")

@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dashmap::{DashMap, Entry};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::job::{
     Deadline, DefaultTerms, InvalidTransition, JobEvent, JobId, JobState, PoolStatus, Terms, apply,
@@ -30,6 +31,9 @@ use order::{Class, Rank, Waiting};
 /// Pauses between tries to write a step that the store could not take: what has happened to a job cannot be refused.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A client's wish waits so long for the step of its job that is being made.
+const TURN_MAX: Duration = Duration::from_secs(5);
 
 /// A handle to the queue; clones share it.
 #[derive(Clone)]
@@ -144,6 +148,17 @@ pub enum AdvanceError {
     Moved,
     /// The store no longer has the job.
     Gone,
+    /// The store cannot write now, and the caller does not wait until it can.
+    Unwritten(StoreError),
+}
+
+/// How long a step is tried that the store cannot write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Insistence {
+    /// Until it is written: what has happened to a job cannot be refused.
+    Endless,
+    /// Once: whoever wishes for it is told that it was not done.
+    Once,
 }
 
 impl std::fmt::Display for AdvanceError {
@@ -152,6 +167,7 @@ impl std::fmt::Display for AdvanceError {
             Self::Invalid(invalid) => invalid.fmt(f),
             Self::Moved => write!(f, "the job was moved by a step before this one"),
             Self::Gone => write!(f, "the store no longer has the job"),
+            Self::Unwritten(error) => error.fmt(f),
         }
     }
 }
@@ -268,10 +284,14 @@ impl Queue {
             if row.state.end().is_some() {
                 return Ok(Cancelled::of_ended(row));
             }
-            // When it fails, the job has ended meanwhile.
-            if self.advance(&job, JobEvent::Cancelled, None).await.is_ok() {
-                job.moved.notify_one();
-                return Ok(Cancelled::Done(job.row()));
+            match self.make(&job, JobEvent::Cancelled, None, Insistence::Once).await {
+                Ok(_) => {
+                    job.moved.notify_one();
+                    return Ok(Cancelled::Done(job.row()));
+                }
+                Err(AdvanceError::Unwritten(error)) => return Err(error),
+                // The job has ended meanwhile.
+                Err(AdvanceError::Invalid(_) | AdvanceError::Moved | AdvanceError::Gone) => {}
             }
         }
     }
@@ -350,12 +370,28 @@ impl Queue {
         event: JobEvent,
         results: Option<Results>,
     ) -> Result<JobState, AdvanceError> {
-        let _one_at_a_time = job.steps.lock().await;
+        self.make(job, event, results, Insistence::Endless).await
+    }
+
+    async fn make(
+        &self,
+        job: &LiveJob,
+        event: JobEvent,
+        results: Option<Results>,
+        insistence: Insistence,
+    ) -> Result<JobState, AdvanceError> {
+        let _one_at_a_time = match insistence {
+            Insistence::Endless => job.steps.lock().await,
+            // The step before this one may be among those that cannot be written.
+            Insistence::Once => timeout(TURN_MAX, job.steps.lock())
+                .await
+                .map_err(|_| AdvanceError::Unwritten(StoreError::Full))?,
+        };
         let row = job.row();
         let left = (job.class(), job.rank());
         let state = apply(row.state, event, self.shared.clock.now()).map_err(AdvanceError::Invalid)?;
         let step = Transition { id: row.id, version: row.version, state: state.clone(), results };
-        let (version, state, done) = match self.write(&step).await {
+        let (version, state, done) = match self.write(&step, insistence).await? {
             Stored::This { version } => (version, state.clone(), Ok(state)),
             Stored::Another(row) => (row.version, row.state, Err(AdvanceError::Moved)),
             Stored::Nothing => {
@@ -374,19 +410,24 @@ impl Queue {
         done
     }
 
-    async fn write(&self, step: &Transition) -> Stored {
+    async fn write(&self, step: &Transition, insistence: Insistence) -> Result<Stored, AdvanceError> {
         let mut pause = RETRY_FIRST;
         loop {
-            match self.shared.store.transition(step.clone()).await {
-                Ok(Written::Updated { version }) => return Stored::This { version },
-                Ok(Written::NotFound) => return Stored::Nothing,
+            let error = match self.shared.store.transition(step.clone()).await {
+                Ok(Written::Updated { version }) => return Ok(Stored::This { version }),
+                Ok(Written::NotFound) => return Ok(Stored::Nothing),
                 Ok(Written::Conflict) => match self.shared.store.job(&step.id).await {
-                    Ok(Some(row)) => return Stored::of(row, step),
-                    Ok(None) => return Stored::Nothing,
-                    Err(error) => log::error!("job {} cannot be read, trying again: {error}", step.id),
+                    Ok(Some(row)) => return Ok(Stored::of(row, step)),
+                    Ok(None) => return Ok(Stored::Nothing),
+                    Err(error) => error,
                 },
-                Err(error) => log::error!("job {} cannot be moved on, trying again: {error}", step.id),
+                // It may have been written all the same: then the next step finds the row moved, and goes on from there.
+                Err(error) => error,
+            };
+            if insistence == Insistence::Once {
+                return Err(AdvanceError::Unwritten(error));
             }
+            log::error!("job {} cannot be moved on, trying again: {error}", step.id);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
@@ -531,3 +572,6 @@ impl Reconciler for QueueDeadlines {
         Ok((expired > 0).then(|| format!("{expired} jobs have waited for too long")))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ use crate::pool::Pool;
 use crate::pool::prober::Prober;
 use crate::proxy::{Front, FrontConfig, Shutdown};
 use crate::queue::{LiveJob, Queue, QueueDeadlines};
-use crate::retention::Retention;
+use crate::retention::{Retention, UploadRoom};
 use crate::spool::{Spool, UploadLimits};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Drain, EndedRun, Store, StoreError};
@@ -46,6 +46,9 @@ use crate::upstream::client::{HttpUpstream, Timeouts};
 use background::{Announcing, Collecting, Dispatching, Probing, Reconciling};
 use listen::Reserved;
 use signals::DrainOnSignal;
+
+/// Between two looks whether uploads have room: a client that was refused is told to come back after ten seconds.
+const ROOM_PERIOD: Duration = Duration::from_secs(1);
 
 /// Between two looks for jobs to forget.
 const RETENTION_PERIOD: Duration = Duration::from_secs(60);
@@ -178,6 +181,11 @@ impl Assembly {
         server.add_service(dispatching);
         server.add_service(background_service("health", Probing(Arc::clone(&self.prober))));
         self.add_outputs(&mut server);
+        let room = UploadRoom { store: Arc::clone(&self.store), spool: Arc::clone(&self.spool) };
+        server.add_service(background_service(
+            "room for uploads",
+            Reconciling { reconciler: room, clock: self.clock.clone(), period: ROOM_PERIOD },
+        ));
         let retention = Retention {
             store: self.store,
             queue: self.queue.clone(),

@@ -197,7 +197,8 @@ impl History {
 
     async fn cancel_one(&mut self, life: &Life) {
         if let Some(id) = self.one_of_the_acknowledged() {
-            life.queue.cancel(&id).await.expect("reads do not fail in this world");
+            // It may be one of the writes that fail.
+            let _ = life.queue.cancel(&id).await;
         }
     }
 

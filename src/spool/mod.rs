@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::job::JobId;
 
 pub use error::UploadError;
+pub use parts::boundary;
 pub use upload::{IDEMPOTENCY_KEY_BYTES_MAX, Upload, UploadLimits, parse_upload};
 pub use writer::{INLINE_BYTES_MAX, SpoolWriter};
 
@@ -106,6 +107,12 @@ impl Spool {
     /// Whether there is room for one more upload: an error of kind `StorageFull` when there is not.
     pub fn check_room(&self) -> io::Result<()> {
         check_room(&self.dir)
+    }
+
+    /// Whether uploads may soon find no room: then payloads that are only kept for a retry should go.
+    pub fn is_crowded(&self) -> bool {
+        let left = self.bytes_max.saturating_sub(self.used.load(Ordering::Acquire));
+        left < self.bytes_max / 4 || self.check_room().is_err()
     }
 
     fn nothing_reserved(&self) -> Reserved {

@@ -35,17 +35,21 @@ pub struct Parts<S> {
     field: Option<Field<'static>>,
 }
 
+/// The boundary that a `Content-Type` names.
+pub fn boundary<E>(content_type: &str) -> Result<String, UploadError<E>> {
+    let boundary = multer::parse_boundary(content_type).ok();
+    boundary.filter(|text| (1..=BOUNDARY_CHARS_MAX).contains(&text.len())).ok_or_else(|| {
+        let right = "multipart/form-data with a boundary of 1 to";
+        UploadError::bad("Content-Type", format!("must be {right} {BOUNDARY_CHARS_MAX} characters"))
+    })
+}
+
 impl<S, E> Parts<S>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
 {
     pub fn new(source: S, content_type: &str, body_bytes_max: u64) -> Result<Self, UploadError<E>> {
-        let boundary = multer::parse_boundary(content_type).ok();
-        let boundary = boundary.filter(|text| (1..=BOUNDARY_CHARS_MAX).contains(&text.len()));
-        let boundary = boundary.ok_or_else(|| {
-            let right = "multipart/form-data with a boundary of 1 to";
-            UploadError::bad("Content-Type", format!("must be {right} {BOUNDARY_CHARS_MAX} characters"))
-        })?;
+        let boundary = boundary(content_type)?;
         let body = Body { source, bytes: 0, bytes_max: body_bytes_max, slot: Slot::default() };
         let multipart = Multipart::new(body.slot.clone(), boundary);
         Ok(Self { body, multipart, field: None })

@@ -106,14 +106,16 @@ impl Store for MemoryStore {
     }
 
     async fn drop_work(&self, before: Timestamp, limit: usize) -> Result<Vec<JobId>, StoreError> {
-        self.write(|shared| Ok(shared.drop_work(before, limit)))
+        self.write(|shared| Ok(shared.drop_work(before, limit, |_| true)))
+    }
+
+    async fn drop_spooled_work(&self, limit: usize) -> Result<Vec<JobId>, StoreError> {
+        self.write(|shared| Ok(shared.drop_work(Timestamp::from_micros(i64::MAX), limit, is_spooled)))
     }
 
     async fn spooled(&self) -> Result<Vec<JobId>, StoreError> {
         let shared = self.lock();
-        let in_spool = |stored: &&Stored| {
-            stored.work.as_ref().is_some_and(|work| matches!(work.payload, Payload::Spooled { .. }))
-        };
+        let in_spool = |stored: &&Stored| stored.work.as_deref().is_some_and(is_spooled);
         Ok(shared.jobs.values().filter(in_spool).map(|stored| stored.row.id.clone()).collect())
     }
 
@@ -294,8 +296,8 @@ impl Shared {
         Reopened::Queued { version: stored.row.version }
     }
 
-    fn drop_work(&mut self, before: Timestamp, limit: usize) -> Vec<JobId> {
-        let with_work = self.jobs.values().filter(|stored| stored.work.is_some());
+    fn drop_work(&mut self, before: Timestamp, limit: usize, which: fn(&Work) -> bool) -> Vec<JobId> {
+        let with_work = self.jobs.values().filter(|stored| stored.work.as_deref().is_some_and(which));
         let mut over: Vec<(Timestamp, i64)> =
             with_work.filter_map(|stored| ended(&stored.row, before)).collect();
         over.sort_unstable();
@@ -334,6 +336,10 @@ impl Shared {
 }
 
 /// When the job ended, if that was before `before`.
+fn is_spooled(work: &Work) -> bool {
+    matches!(work.payload, Payload::Spooled { .. })
+}
+
 fn ended(row: &JobRow, before: Timestamp) -> Option<(Timestamp, i64)> {
     match row.state {
         JobState::Finished { at, .. } if at < before => Some((at, row.sequence)),

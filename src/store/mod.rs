@@ -252,6 +252,9 @@ pub trait Store: Send + Sync + 'static {
     /// their spooled files are the caller's to remove.
     async fn drop_work(&self, before: Timestamp, limit: usize) -> Result<Vec<JobId>, StoreError>;
 
+    /// The same for those of the finished jobs whose payload is a file of the spool, the first that ended first.
+    async fn drop_spooled_work(&self, limit: usize) -> Result<Vec<JobId>, StoreError>;
+
     /// The jobs whose payload is a file of the spool.
     async fn spooled(&self) -> Result<Vec<JobId>, StoreError>;
 

@@ -89,6 +89,10 @@ impl Store for SqliteStore {
         self.writer.run(move |connection| changes::drop_work(connection, before, limit)).await
     }
 
+    async fn drop_spooled_work(&self, limit: usize) -> Result<Vec<JobId>, StoreError> {
+        self.writer.run(move |connection| changes::drop_spooled_work(connection, limit)).await
+    }
+
     async fn spooled(&self) -> Result<Vec<JobId>, StoreError> {
         self.readers.run(queries::spooled).await
     }

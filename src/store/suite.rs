@@ -111,7 +111,18 @@ pub fn some_results() -> Results {
 
 /// Takes the `n`th job in, and moves it to `state`.
 pub async fn with_job(store: &Any, n: u8, state: JobState) -> JobRow {
-    let Inserted::New(row) = store.insert(new_job(n)).await.unwrap() else { panic!("job {n} is not new") };
+    with(store, n, new_job(n), state).await
+}
+
+/// The same, with a payload that is a file of the spool.
+pub async fn with_spooled_job(store: &Any, n: u8, state: JobState) -> JobRow {
+    let mut job = new_job(n);
+    Arc::make_mut(&mut job.work).payload = Payload::Spooled { bytes: 1 << 40 };
+    with(store, n, job, state).await
+}
+
+async fn with(store: &Any, n: u8, job: NewJob, state: JobState) -> JobRow {
+    let Inserted::New(row) = store.insert(job).await.unwrap() else { panic!("job {n} is not new") };
     let written = store.transition(step(n, row.version, state.clone())).await.unwrap();
     let Written::Updated { version } = written else { panic!("{written:?}") };
     JobRow { version, state, ..row }

@@ -124,6 +124,11 @@ impl Pool {
         files
     }
 
+    /// What the coordinator has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("stderr.log")).unwrap_or_default()
+    }
+
     // --- the client ---
 
     pub async fn call(&self, call: Call) -> Answer {
@@ -207,7 +212,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = fs::read_to_string(self.dir.path().join("stderr.log")).unwrap_or_default();
+            let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let shown = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");
             eprintln!("--- the coordinator's log ends with\n{shown}\n---");

@@ -14,11 +14,13 @@ mod harness;
 mod standin;
 mod wire;
 
+mod answers;
 mod api;
 mod cli;
 mod config;
 mod dispatch;
 mod follow;
+mod framing;
 mod health;
 mod kept;
 mod outputs;

@@ -173,3 +173,21 @@ async fn head_of_an_output_needs_no_head_of_the_worker() {
     let answer = pool.call(Call::new("HEAD", &format!("/outputs/{job}/a.txt"))).await;
     assert_eq!((answer.status(), answer.head.header("Content-Length")), (200, Some("5")));
 }
+
+#[tokio::test]
+async fn payloads_kept_for_a_retry_give_way_to_new_uploads() {
+    let (_standin, pool) = pool_of(Quirks::tame(), 1, "max_spool_bytes: 1MiB").await;
+    let payload = vec![b'x'; 200_000];
+    let manifest = json!({"entrypoint": "main.py", "args": ["exit=1"]});
+    let mut jobs = Vec::new();
+    for _ in 0..12 {
+        let call = bodies::form(&[("main.py", &payload)], Some(&manifest.to_string()));
+        let answer = crate::harness::eventually("there is room", SOON, async || {
+            Some(pool.call(call.clone()).await).filter(|answer| answer.status() == 200)
+        });
+        jobs.push(answer.await.json()["job_id"].as_str().unwrap().to_owned());
+        pool.finished(&jobs[jobs.len() - 1]).await;
+    }
+    assert_eq!(post(&pool, &format!("/retry/{}", jobs[0]), &json!({})).await.0, 410);
+    assert_eq!(post(&pool, &format!("/retry/{}", jobs[11]), &json!({})).await.0, 200);
+}

@@ -165,7 +165,7 @@ async fn results_and_keys_survive_a_kill() {
     let call = call.header("Idempotency-Key", "k");
     let first = pool.call(call.clone()).await.expect(200);
     let job = first["job_id"].as_str().expect("an id").to_owned();
-    let before = pool.finished(&job).await;
+    let before = pool.wait_until(&job, |status| status["outputs"] == "kept", SOON).await;
     pool.kill9().await;
     standin.stop().await;
     pool.restart().await;

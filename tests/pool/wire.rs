@@ -68,7 +68,11 @@ impl Call {
     }
 
     pub fn post(target: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self { body: Some(body.into()), ..Self::new("POST", target) }
+        Self::with_body("POST", target, body)
+    }
+
+    pub fn with_body(method: &str, target: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: Some(body.into()), ..Self::new(method, target) }
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -265,6 +269,14 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                 return Ok(());
             }
         }
+    }
+
+    /// Everything that comes until the peer closes, as text.
+    pub async fn read_all(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // A reset is an end like any other.
+        let _ = timeout(PATIENCE, self.read_to_end(&mut |piece| bytes.extend_from_slice(piece))).await;
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     async fn fill(&mut self) -> Result<usize> {

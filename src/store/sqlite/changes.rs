@@ -155,10 +155,25 @@ pub fn drop_work(connection: &Connection, before: Timestamp, limit: usize) -> ru
         )?
         .query_map(params![before, row::signed(limit as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    for (sequence, _) in &found {
+    delete_works(connection, found)
+}
+
+pub fn drop_spooled_work(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<JobId>> {
+    let found: Vec<(i64, JobId)> = connection
+        .prepare_cached(
+            "SELECT sequence, id FROM works JOIN jobs ON sequence = job
+             WHERE payload IS NULL AND finished_at IS NOT NULL ORDER BY finished_at, sequence LIMIT ?",
+        )?
+        .query_map(params![row::signed(limit as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    delete_works(connection, found)
+}
+
+fn delete_works(connection: &Connection, jobs: Vec<(i64, JobId)>) -> rusqlite::Result<Vec<JobId>> {
+    for (sequence, _) in &jobs {
         connection.prepare_cached("DELETE FROM works WHERE job = ?")?.execute(params![sequence])?;
     }
-    Ok(found.into_iter().map(|(_, id)| id).collect())
+    Ok(jobs.into_iter().map(|(_, id)| id).collect())
 }
 
 pub fn drain(connection: &Connection, drain: &Drain) -> rusqlite::Result<()> {

@@ -15,6 +15,7 @@ every_store_holds! {
     a_finished_job_has_results_and_no_work
     a_job_that_may_be_retried_keeps_its_work_and_is_queued_again
     work_that_was_dropped_is_gone_for_good
+    files_of_the_first_that_ended_make_room_first
     a_drain_stands_until_it_is_lifted
     a_job_may_end_without_results
     a_finished_job_never_changes
@@ -189,6 +190,18 @@ async fn work_that_was_dropped_is_gone_for_good(store: Any) {
     assert_eq!(store.work(&id(1)).await.unwrap(), None);
     assert!(store.work(&id(3)).await.unwrap().is_some());
     assert_eq!(store.reopen(step(1, row.version, queued())).await.unwrap(), Reopened::WorkGone);
+}
+
+async fn files_of_the_first_that_ended_make_room_first(store: Any) {
+    for (n, second) in [(1, 62), (2, 60), (3, 61)] {
+        with_spooled_job(&store, n, cancelled(second)).await;
+    }
+    with_job(&store, 4, cancelled(50)).await;
+    with_spooled_job(&store, 5, queued()).await;
+    assert_eq!(store.drop_spooled_work(2).await.unwrap(), [id(2), id(3)]);
+    assert_eq!(store.drop_spooled_work(2).await.unwrap(), [id(1)]);
+    assert_eq!(store.drop_spooled_work(2).await.unwrap(), []);
+    assert!(store.work(&id(4)).await.unwrap().is_some() && store.work(&id(5)).await.unwrap().is_some());
 }
 
 async fn a_drain_stands_until_it_is_lifted(store: Any) {
