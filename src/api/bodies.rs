@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::job::{Attempt, Failure, JobId, Outcome};
 use crate::pool::WorkerView;
@@ -136,38 +136,6 @@ pub fn logs(logs: &Logs) -> Value {
     body
 }
 
-/// `GET /outputs/{job}`: the worker's listing in the pool's terms. `None` when the worker's text is no listing.
-pub fn listing(job: &JobId, status: &str, worker_listing: &str) -> Option<Value> {
-    let mut body: Map<String, Value> = serde_json::from_str(worker_listing).ok()?;
-    let Some(Value::Array(files)) = body.get_mut("files") else { return None };
-    for file in files.iter_mut() {
-        let entry = file.as_object_mut()?;
-        let path = super::OutputPath::from_bytes(entry.get("name")?.as_str()?.as_bytes().to_vec()).ok();
-        // A name that the pool would refuse to fetch gets no link.
-        let url = path.map(|path| format!("/download/{job}/{}", path.encoded()));
-        entry.insert("download_url".to_owned(), json!(url));
-    }
-    body.insert("job_id".to_owned(), json!(job));
-    body.insert("status".to_owned(), json!(status));
-    Some(Value::Object(body))
-}
-
-/// `GET /outputs/{job}` of a job that has none yet.
-pub fn empty_listing(job: &JobId, status: &str) -> Value {
-    json!({ "job_id": job, "status": status, "total_files": 0, "files": [] })
-}
-
-/// The names and sizes in a worker's listing. `None` when the worker's text is no listing.
-pub fn listed_files(worker_listing: &str) -> Option<Vec<(String, Option<u64>)>> {
-    let body = serde_json::from_str::<Value>(worker_listing).ok()?;
-    let files = body.get("files")?.as_array()?;
-    let named = |file: &Value| {
-        let name = file.get("name")?.as_str()?.to_owned();
-        Some((name, file.get("size").and_then(Value::as_u64)))
-    };
-    Some(files.iter().filter_map(named).collect())
-}
-
 /// `GET /pool`.
 pub fn pool(workers: &[WorkerView], total_jobs: u64, queued_jobs: usize, now: Timestamp) -> Value {
     json!({
@@ -256,20 +224,5 @@ mod tests {
         }
         let body = status(JobState::submitted(Timestamp::from_micros(1_500_000)), Some(r#" {"a": 1} "#));
         assert_eq!(body["worker_status"], json!({"a": 1}));
-    }
-
-    #[test]
-    fn a_listing_is_put_in_the_pools_terms() {
-        let id = JobId::from_random([1; 12]);
-        let worker = r#"{"job_id":"job_1_1","status":"completed","total_files":2,"files":[
-            {"name":"a b.txt","size":3,"download_url":"/download/job_1_1/a b.txt"},{"name":"../x","size":1}]}"#;
-        let body = listing(&id, "completed", worker).unwrap();
-        assert_eq!(body["job_id"], json!(id));
-        assert_eq!(body["files"][0]["download_url"], json!(format!("/download/{id}/a%20b.txt")));
-        assert_eq!(body["files"][1]["download_url"], Value::Null);
-        assert!(listing(&id, "completed", "[]").is_none());
-        let files = [("a b.txt".to_owned(), Some(3)), ("../x".to_owned(), Some(1))];
-        assert_eq!(listed_files(worker).as_deref(), Some(&files[..]));
-        assert_eq!(listed_files("[]"), None);
     }
 }

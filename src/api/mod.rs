@@ -1,6 +1,7 @@
 //! The pool's HTTP API: which request means what, and what the answers look like. Pure.
 
 pub mod bodies;
+pub mod listing;
 pub mod problem;
 pub mod range;
 pub mod route;

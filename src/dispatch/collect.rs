@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::Dispatcher;
 use super::attempt::{Lost, Next};
+use crate::api::listing;
 use crate::job::{Attempt, JobEvent, RemoteId};
 use crate::pool::Slot;
 use crate::queue::LiveJob;
@@ -64,7 +65,8 @@ impl Dispatcher {
         let ask = |at| async move { self.upstream.logs(&at, remote, log_bytes_max).await }.boxed();
         results.logs = self.fetch(attempt, ask).await;
         let ask = |at| async move { self.upstream.listing(&at, remote).await }.boxed();
-        results.listing = self.fetch(attempt, ask).await;
+        let listing = self.fetch(attempt, ask).await;
+        results.listing = listing.and_then(|text| listing::in_pool_terms(&job.id(), &text));
         results
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::activity::Counted;
+use crate::activity::{Counted, CountedGuard};
 use crate::job::{DefaultTerms, JobEvent, JobState};
 use crate::pool::{Pool, Slot};
 use crate::queue::{AdvanceError, LiveJob, Queue};
@@ -95,7 +95,9 @@ impl Dispatcher {
         }
         loop {
             while let Some((job, slot)) = self.pair() {
-                attempts.spawn(Arc::clone(&self).begin(job, slot));
+                // Counted from here on: a pool that is told to stop waits for it.
+                let sending = self.sending.enter();
+                attempts.spawn(Arc::clone(&self).begin(job, slot, sending));
             }
             let opening = self.pool.next_opening(self.clock.now());
             tokio::select! {
@@ -122,8 +124,7 @@ impl Dispatcher {
         self.queue.claim(|class| self.pool.claim(class, now))
     }
 
-    async fn begin(self: Arc<Self>, job: Arc<LiveJob>, slot: Slot) {
-        let sending = self.sending.enter();
+    async fn begin(self: Arc<Self>, job: Arc<LiveJob>, slot: Slot, sending: CountedGuard) {
         let worker = slot.worker();
         match self.queue.advance(&job, JobEvent::Assigned { worker }, None).await {
             Ok(state) => self.run_attempt(&job, state, slot, Some(sending)).await,

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::api::{OutputPath, bodies};
+use crate::api::OutputPath;
+use crate::api::listing::{self, ListedFile};
 use crate::store::{KeptRun, Results};
 use crate::time::Timestamp;
 
@@ -64,13 +65,13 @@ pub fn plan(results: &Results, config: &KeepConfig) -> Plan {
 }
 
 fn wanted(listing: &str, status: Option<&str>) -> Result<Vec<Wanted>, String> {
-    let Some(listed) = bodies::listed_files(listing) else {
+    let Some(listed) = listing::files(listing) else {
         return Err("the worker's listing of the outputs makes no sense".to_owned());
     };
     let status = status.and_then(|status| serde_json::from_str(status).ok()).unwrap_or(Value::Null);
     let mut names = BTreeSet::new();
     let mut files = Vec::new();
-    for (name, size) in listed {
+    for ListedFile { name, size } in listed {
         // A name that no client may ask for is none to be fetched.
         let Ok(path) = OutputPath::from_bytes(name.clone().into_bytes()) else { continue };
         let Some(size) = size else { return Err(format!("the worker does not say how long {name:?} is")) };

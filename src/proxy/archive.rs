@@ -19,9 +19,9 @@ use pingora_proxy::Session;
 use super::jobs::{Asked, not_dispatched};
 use super::kept::Reading;
 use super::outputs::stated_length;
-use super::passage::{Admitted, FileAt, Listed, OutputPassage, unreachable_problem};
+use super::passage::{Admitted, FileAt, Listed, OutputPassage, problem_of};
 use super::{Front, respond};
-use crate::api::{OutputPath, Problem, ProblemCode, bodies};
+use crate::api::{OutputPath, Problem, ProblemCode, listing};
 use crate::job::{JobId, Place};
 use crate::store::{EndedRun, KeptFile};
 use crate::upstream::peer::{http_peer, request_head};
@@ -108,9 +108,10 @@ impl Front {
                     return Ok(Contents::Kept { run: row.run(), files: files.into_iter() });
                 }
                 let place = row.state.place().ok_or_else(not_dispatched)?;
-                let listing = self.kept_listing(id).await?.unwrap_or_default();
-                let listed = bodies::listed_files(&listing).unwrap_or_default();
-                let names: Vec<String> = listed.into_iter().map(|(name, _)| name).collect();
+                let look = |text: &str| {
+                    listing::files(text).into_iter().flatten().map(|file| file.name).collect::<Vec<_>>()
+                };
+                let names = self.look_at_listing(&row.run(), look).await?.unwrap_or_default();
                 Ok(Contents::OnWorker { place, names: names.into_iter() })
             }
         }
@@ -143,7 +144,7 @@ impl Front {
                 Ok(opened) => opened,
                 Err(error) => {
                     log::warn!("output {name:?} cannot be fetched: {error}");
-                    return Err(unreachable_problem());
+                    return Err(problem_of(&error));
                 }
             };
             let Some(size) = stated_length(&head) else {

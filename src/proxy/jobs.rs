@@ -8,14 +8,16 @@ use http::{Method, StatusCode};
 use pingora::Result;
 use pingora_proxy::Session;
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
 
 use super::passage::{Destination, Passage, StatusPassage, StreamPassage, unreachable_problem};
+use super::results::Section;
 use super::{Ctx, Front, respond};
 use crate::api::bodies::{self, StatusBody};
 use crate::api::{Problem, ProblemCode};
 use crate::job::{JobId, Place, PoolStatus};
 use crate::queue::{LiveJob, Lookup, explain};
-use crate::store::{JobFilter, JobRow, Logs, StoreError};
+use crate::store::{JobFilter, JobRow, Logs, ResultsText, StoreError, TEXT_PIECE_BYTES};
 use crate::upstream::peer::Target;
 use crate::upstream::{Answer, gate::Turn};
 
@@ -69,10 +71,7 @@ impl Front {
                 }
                 None => self.known_status(&job),
             },
-            Ok(Asked::Finished(row)) => match self.final_status(&row).await {
-                Ok(body) => body,
-                Err(error) => return respond::problem(session, &store_problem(&error)).await.map(|()| true),
-            },
+            Ok(Asked::Finished(row)) => return self.final_status(session, &row).await.map(|()| true),
             Err(problem) => return respond::problem(session, &problem).await.map(|()| true),
         };
         respond::text(session, StatusCode::OK, body).await.map(|()| true)
@@ -94,10 +93,17 @@ impl Front {
         Some(StatusPassage { job: Arc::clone(job), to, target, patience, deadline, body: Vec::new(), turn })
     }
 
-    async fn final_status(&self, row: &JobRow) -> std::result::Result<String, StoreError> {
-        let worker_status = self.store.results(&row.id).await?.and_then(|results| results.worker_status);
-        let outputs = self.store.outputs(&row.id).await?;
-        Ok(StatusBody::new(row).with_outputs(outputs.as_ref()).whole(worker_status.as_deref()))
+    async fn final_status(&self, session: &mut Session, row: &JobRow) -> Result<()> {
+        let outputs = match self.store.outputs(&row.id).await {
+            Ok(outputs) => outputs,
+            Err(error) => return respond::problem(session, &store_problem(&error)).await,
+        };
+        let sections = [
+            Section::Said(StatusBody::new(row).with_outputs(outputs.as_ref()).begin()),
+            Section::Kept { text: ResultsText::WorkerStatus, from: 0, absent: "null" },
+            Section::Said(bodies::STATUS_END.to_owned()),
+        ];
+        self.send_results(session, &row.run(), sections).await
     }
 
     /// What the pool itself knows of a job that is not finished.
@@ -113,27 +119,62 @@ impl Front {
 
     /// `GET /logs/{job}`.
     pub(super) async fn logs(&self, session: &mut Session, id: &JobId) -> Result<()> {
-        match self.logs_of(id).await {
-            Ok(logs) => respond::json(session, StatusCode::OK, &bodies::logs(&logs)).await,
+        let job = match self.asked(id).await {
+            Ok(Asked::Live(job)) => job,
+            Ok(Asked::Finished(row)) => return self.kept_logs(session, &row).await,
+            Err(problem) => return respond::problem(session, &problem).await,
+        };
+        let answer = match job.state().place() {
+            None => Ok((bodies::logs(&Logs::default()), None)),
+            Some(place) => self.logs_there(&place).await,
+        };
+        match answer {
+            Ok((body, _large)) => respond::json(session, StatusCode::OK, &body).await,
             Err(problem) => respond::problem(session, &problem).await,
         }
     }
 
-    async fn logs_of(&self, id: &JobId) -> std::result::Result<Logs, Problem> {
-        match self.asked(id).await? {
-            Asked::Finished(row) => {
-                let results = self.store.results(&row.id).await.map_err(|error| store_problem(&error))?;
-                Ok(results.and_then(|results| results.logs).unwrap_or_default())
+    async fn kept_logs(&self, session: &mut Session, row: &JobRow) -> Result<()> {
+        let cut = self.store.results_text(&row.run(), ResultsText::LogsCut, 0).await;
+        let end = match cut {
+            Ok(Some(_)) => "\",\"truncated\":true}",
+            Ok(None) => "\"}",
+            Err(error) => return respond::problem(session, &store_problem(&error)).await,
+        };
+        let sections = [
+            Section::Said("{\"stdout\":\"".to_owned()),
+            Section::Quoted(ResultsText::Stdout),
+            Section::Said("\",\"stderr\":\"".to_owned()),
+            Section::Quoted(ResultsText::Stderr),
+            Section::Said(end.to_owned()),
+        ];
+        self.send_results(session, &row.run(), sections).await
+    }
+
+    async fn logs_there(
+        &self,
+        place: &Place,
+    ) -> std::result::Result<(Value, Option<SemaphorePermit<'_>>), Problem> {
+        let large = self.large_answer().await?;
+        let to = self.destination(place)?;
+        let turn = self.turn(place).await?;
+        let logs = self.upstream.logs(&to.contact, &place.remote, self.config.log_bytes_max);
+        let logs = self.in_time(logs).await?;
+        drop(turn);
+        let small = logs.stdout.len() + logs.stderr.len() <= TEXT_PIECE_BYTES;
+        Ok((bodies::logs(&logs), (!small).then_some(large)))
+    }
+
+    /// The right to hold one of the answers that may be long whole in memory.
+    pub(super) async fn large_answer(&self) -> std::result::Result<SemaphorePermit<'_>, Problem> {
+        let waiting = self.large_answers.acquire();
+        match tokio::time::timeout(self.config.status_timeout, waiting).await {
+            Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
+            Err(_) => {
+                let message =
+                    "too many long answers about jobs that run are being read; ask again a little later";
+                Err(Problem::new(ProblemCode::WorkerBusy, message))
             }
-            Asked::Live(job) => match job.state().place() {
-                None => Ok(Logs::default()),
-                Some(place) => {
-                    let to = self.destination(&place)?;
-                    let _turn = self.turn(&place).await?;
-                    let logs = self.upstream.logs(&to.contact, &place.remote, self.config.log_bytes_max);
-                    self.in_time(logs).await
-                }
-            },
         }
     }
 

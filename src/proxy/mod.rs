@@ -19,6 +19,7 @@ mod kept;
 mod outputs;
 mod passage;
 mod respond;
+mod results;
 mod submit;
 
 use std::sync::Arc;
@@ -56,6 +57,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an answer waits for the rest of a request's body before the connection is closed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Answers of up to 20 MiB that are held whole in memory at once.
+pub const LARGE_ANSWERS_MAX: usize = 3;
+
 /// What an operator may set.
 #[derive(Clone, Debug)]
 pub struct FrontConfig {
@@ -86,6 +90,8 @@ pub struct Front {
     pub shutdown: Arc<Shutdown>,
     /// One permit for each upload under way.
     pub uploads: Semaphore,
+    /// One permit for each answer that may be long and is held whole in memory: about a running job, or looked into for a name.
+    pub large_answers: Semaphore,
     /// Makes the connections that archives are fetched over; it lives as long as the front's runtime.
     pub connector: Connector,
 }
@@ -258,8 +264,8 @@ impl ProxyHttp for Front {
                 respond::text(session, http::StatusCode::OK, known).await.map(|()| 200)
             }
             (_, Some(problem)) => answer(session, &problem).await,
-            (Some(passage), None) if *error.esource() == ErrorSource::Upstream => {
-                answer(session, &passage.problem_of(error)).await
+            (Some(_), None) if *error.esource() == ErrorSource::Upstream => {
+                answer(session, &passage::problem_of(error)).await
             }
             (_, None) => {
                 log::error!("a request failed: {error}");

@@ -4,48 +4,63 @@ use http::{Method, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorSource, Result};
 use pingora_proxy::Session;
-use serde_json::Value;
+use tokio::sync::SemaphorePermit;
+use tokio::task::spawn_blocking;
 
 use super::jobs::{Asked, not_dispatched, store_problem};
 use super::kept::expired_problem;
-use super::passage::{
-    Admitted, FileAt, Listed, OutputPassage, Passage, listing_or_error, no_such_output, unreachable_problem,
-};
+use super::passage::{Admitted, FileAt, Listed, OutputPassage, Passage, no_such_output, problem_of};
+use super::results::Section;
 use super::{Ctx, Front, respond};
-use crate::api::{OutputPath, Problem, bodies};
+use crate::api::{OutputPath, Problem, ProblemCode, listing};
 use crate::job::{JobId, Place};
-use crate::store::{EndedRun, JobRow, KeptFile, OutputsPlace};
+use crate::store::{EndedRun, JobRow, KeptFile, OutputsPlace, ResultsText, TEXT_PIECE_BYTES};
 use crate::upstream::peer::{http_peer, request_head};
 use crate::worker::Dialect;
 
 impl Front {
     /// `GET /outputs/{job}`.
     pub(super) async fn listing(&self, session: &mut Session, id: &JobId) -> Result<()> {
-        match self.listing_of(id).await {
-            Ok(body) => respond::json(session, StatusCode::OK, &body).await,
+        let job = match self.asked(id).await {
+            Ok(Asked::Live(job)) => job,
+            Ok(Asked::Finished(row)) => {
+                // The kept listing is an object; what is said first takes the place of its brace.
+                let begin = Section::Said(listing::begin(id, row.state.status().as_str()));
+                let rest =
+                    Section::Kept { text: ResultsText::Listing, from: 1, absent: &listing::EMPTY[1..] };
+                return self.send_results(session, &row.run(), [begin, rest]).await;
+            }
+            Err(problem) => return respond::problem(session, &problem).await,
+        };
+        let state = job.state();
+        let answer = match state.place() {
+            None => Ok((listing::EMPTY.to_owned(), None)),
+            Some(place) => self.listing_there(id, &place).await,
+        };
+        match answer {
+            Ok((listing, _large)) => {
+                let body = listing::begin(id, state.status().as_str()) + &listing[1..];
+                respond::text(session, StatusCode::OK, body).await
+            }
             Err(problem) => respond::problem(session, &problem).await,
         }
     }
 
-    async fn listing_of(&self, id: &JobId) -> std::result::Result<Value, Problem> {
-        match self.asked(id).await? {
-            Asked::Finished(row) => {
-                let status = row.state.status().as_str();
-                match self.kept_listing(&row.id).await? {
-                    Some(listing) => listing_or_error(id, status, &listing),
-                    None => Ok(bodies::empty_listing(id, status)),
-                }
-            }
-            Asked::Live(job) => {
-                let state = job.state();
-                let status = state.status().as_str();
-                let Some(place) = state.place() else { return Ok(bodies::empty_listing(id, status)) };
-                let to = self.destination(&place)?;
-                let _turn = self.turn(&place).await?;
-                let listing = self.in_time(self.upstream.listing(&to.contact, &place.remote)).await?;
-                listing_or_error(id, status, &listing)
-            }
-        }
+    async fn listing_there(
+        &self,
+        id: &JobId,
+        place: &Place,
+    ) -> std::result::Result<(String, Option<SemaphorePermit<'_>>), Problem> {
+        let large = self.large_answer().await?;
+        let to = self.destination(place)?;
+        let turn = self.turn(place).await?;
+        let listing = self.in_time(self.upstream.listing(&to.contact, &place.remote)).await?;
+        drop(turn);
+        let listing = listing::in_pool_terms(id, &listing).ok_or_else(|| {
+            Problem::new(ProblemCode::WorkerError, "the worker's listing of the outputs makes no sense")
+        })?;
+        let small = listing.len() <= TEXT_PIECE_BYTES;
+        Ok((listing, (!small).then_some(large)))
     }
 
     /// The files that the pool keeps of a job that has ended; `None` when its outputs are on the worker, if anywhere.
@@ -60,9 +75,25 @@ impl Front {
         }
     }
 
-    pub(super) async fn kept_listing(&self, id: &JobId) -> std::result::Result<Option<String>, Problem> {
-        let results = self.store.results(id).await.map_err(|error| store_problem(&error))?;
-        Ok(results.and_then(|results| results.listing))
+    /// What `look` finds in the kept listing of a run, which may be long: only a few are held at once, and not by a thread that
+    /// serves connections.
+    pub(super) async fn look_at_listing<T: Send + 'static>(
+        &self,
+        run: &EndedRun,
+        look: impl FnOnce(&str) -> T + Send + 'static,
+    ) -> std::result::Result<Option<T>, Problem> {
+        let _large = self.large_answer().await?;
+        let mut listing = Vec::new();
+        loop {
+            let piece = self.store.results_text(run, ResultsText::Listing, listing.len() as u64).await;
+            let Some(piece) = piece.map_err(|error| store_problem(&error))? else { return Ok(None) };
+            listing.extend_from_slice(&piece);
+            if piece.len() < TEXT_PIECE_BYTES {
+                break;
+            }
+        }
+        let found = spawn_blocking(move || std::str::from_utf8(&listing).ok().map(look)).await;
+        Ok(found.expect("looking at a text does not panic"))
     }
 
     /// `GET /outputs/{job}/{path}`: the file comes from the pool's disk, or passes through from the worker.
@@ -99,8 +130,7 @@ impl Front {
                     let file = file.ok_or_else(|| no_such_output(&path))?;
                     return Ok(Way::Kept(row.run(), file, path));
                 }
-                let listing = self.kept_listing(&row.id).await?;
-                (row.state.place(), listed(listing.as_deref(), &path))
+                (row.state.place(), self.listed(&row.run(), &path).await?)
             }
         };
         let Place { worker, remote } = place.ok_or_else(not_dispatched)?;
@@ -108,12 +138,25 @@ impl Front {
         Ok(Way::Passage(OutputPassage { to, path, remote, at: FileAt::Download, listed }))
     }
 
+    async fn listed(&self, run: &EndedRun, path: &OutputPath) -> std::result::Result<Listed, Problem> {
+        let path = path.clone();
+        let look = move |text: &str| {
+            listing::files(text)
+                .is_some_and(|mut files| files.any(|file| file.name.as_bytes() == path.as_bytes()))
+        };
+        Ok(match self.look_at_listing(run, look).await? {
+            None => Listed::Unknown,
+            Some(true) => Listed::Yes,
+            Some(false) => Listed::No,
+        })
+    }
+
     async fn head_of_output(&self, session: &mut Session, mut passage: OutputPassage) -> Result<()> {
         loop {
             let mut head = match self.fetch_head(&passage).await {
                 Ok(head) => head,
                 Err(error) if *error.esource() == ErrorSource::Upstream => {
-                    return respond::problem(session, &unreachable_problem()).await;
+                    return respond::problem(session, &problem_of(&error)).await;
                 }
                 Err(error) => return Err(error),
             };
@@ -148,19 +191,6 @@ enum Way {
     Passage(OutputPassage),
     /// From the pool's disk.
     Kept(EndedRun, KeptFile, OutputPath),
-}
-
-fn listed(listing: Option<&str>, path: &OutputPath) -> Listed {
-    match listing {
-        None => Listed::Unknown,
-        Some(listing) => {
-            let named = bodies::listed_files(listing)
-                .into_iter()
-                .flatten()
-                .any(|(name, _)| name.as_bytes() == path.as_bytes());
-            if named { Listed::Yes } else { Listed::No }
-        }
-    }
 }
 
 /// The length that a head states, if it states one.

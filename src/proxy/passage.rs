@@ -12,7 +12,7 @@ use pingora::{Error, ErrorType, Result};
 use tokio::time::Instant;
 
 use super::respond;
-use crate::api::bodies::{self, StatusBody};
+use crate::api::bodies::StatusBody;
 use crate::api::{OutputPath, Problem, ProblemCode};
 use crate::pool::Pool;
 use crate::queue::LiveJob;
@@ -110,6 +110,15 @@ const WEBSOCKET_HEADERS: [(&str, &str); 6] = [
     ("sec-websocket-version", "Sec-WebSocket-Version"),
     ("sec-websocket-protocol", "Sec-WebSocket-Protocol"),
     ("sec-websocket-extensions", "Sec-WebSocket-Extensions"),
+];
+
+/// Response headers of a WebSocket handshake (RFC 6455, section 4.2.2).
+const HANDSHAKE_HEADERS: [HeaderName; 5] = [
+    header::UPGRADE,
+    header::CONNECTION,
+    header::SEC_WEBSOCKET_ACCEPT,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_EXTENSIONS,
 ];
 
 /// Response headers of a worker that reach a client, beside those that the pool sets itself.
@@ -217,15 +226,19 @@ impl Passage {
             );
         }
     }
+}
 
-    /// What a client is told when the worker gave no answer.
-    pub fn problem_of(&self, error: &Error) -> Problem {
-        match error.etype() {
-            ErrorType::ReadTimedout => {
-                Problem::new(ProblemCode::WorkerBusy, "the worker that holds the job did not answer in time")
-            }
-            _ => unreachable_problem(),
+/// What a client is told when the worker gave no answer, or none that is one.
+pub fn problem_of(error: &Error) -> Problem {
+    match error.etype() {
+        ErrorType::ReadTimedout => {
+            Problem::new(ProblemCode::WorkerBusy, "the worker that holds the job did not answer in time")
         }
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error => Problem::new(
+            ProblemCode::WorkerError,
+            "the worker that holds the job answered with something that is not HTTP",
+        ),
+        _ => unreachable_problem(),
     }
 }
 
@@ -288,6 +301,7 @@ fn admit_status(head: &mut ResponseHeader) -> Result<Admitted> {
 
 fn admit_stream(head: &mut ResponseHeader) -> Result<Admitted> {
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        keep_only(head, &HANDSHAKE_HEADERS);
         return Ok(Admitted::Yes);
     }
     let message = format!("the worker does not stream this job: it answered {}", head.status.as_u16());
@@ -403,15 +417,4 @@ pub fn content_disposition(path: &OutputPath) -> String {
         }
         Ok(_) | Err(_) => format!("attachment; filename=\"{plain}\""),
     }
-}
-
-/// `GET /outputs/{job}` of a job in the pool's words, from a worker's listing.
-pub fn listing_or_error(
-    job: &crate::job::JobId,
-    status: &str,
-    listing: &str,
-) -> Result<serde_json::Value, Problem> {
-    bodies::listing(job, status, listing).ok_or_else(|| {
-        Problem::new(ProblemCode::WorkerError, "the worker's listing of the outputs makes no sense")
-    })
 }

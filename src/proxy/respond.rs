@@ -53,9 +53,14 @@ pub async fn json(session: &mut Session, status: StatusCode, body: &Value) -> Re
 
 /// Answers with a text that is JSON.
 pub async fn text(session: &mut Session, status: StatusCode, json: String) -> Result<()> {
+    json_bytes(session, status, Bytes::from(json)).await
+}
+
+/// Answers with bytes that are JSON.
+pub async fn json_bytes(session: &mut Session, status: StatusCode, json: Bytes) -> Result<()> {
     let mut head = ResponseHeader::build(status, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, "application/json")?;
-    write(session, head, Bytes::from(json)).await
+    write(session, head, json).await
 }
 
 /// Answers with an error.

@@ -437,6 +437,8 @@ impl Queue {
     async fn arrived(&self, job: &LiveJob, state: &JobState) {
         match state {
             JobState::Queued { .. } => {
+                // What a worker said of an attempt that is over says nothing of the next.
+                *job.worker_status.lock().expect("status lock") = None;
                 self.wait(job);
                 self.shared.bell.notify_one();
             }

@@ -33,7 +33,7 @@ use crate::outputs::policy::KeepConfig;
 use crate::outputs::quota::Quota;
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
-use crate::proxy::{Front, FrontConfig, Shutdown};
+use crate::proxy::{Front, FrontConfig, LARGE_ANSWERS_MAX, Shutdown};
 use crate::queue::{LiveJob, Queue, QueueDeadlines};
 use crate::retention::{Retention, UploadRoom};
 use crate::spool::{Spool, UploadLimits};
@@ -258,6 +258,7 @@ impl Assembly {
             config,
             shutdown: Arc::clone(&self.shutdown),
             uploads: Semaphore::new(self.config.uploads.open_max as usize),
+            large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             connector: Connector::new(None),
         };
         let mut proxy = http_proxy(&server.configuration, front);

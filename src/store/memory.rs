@@ -7,10 +7,12 @@ use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
     Drain, EndedRun, Idempotency, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Payload,
-    Reopened, Results, Settled, Store, StoreError, Transition, Work, Written,
+    Reopened, Results, ResultsText, Settled, Store, StoreError, TEXT_PIECE_BYTES, Transition, Truncation,
+    Work, Written,
 };
 use crate::job::{JobId, JobState};
 use crate::time::Timestamp;
@@ -149,6 +151,29 @@ impl Store for MemoryStore {
 
     async fn work(&self, id: &JobId) -> Result<Option<Work>, StoreError> {
         Ok(self.lock().stored(id).and_then(|stored| stored.work.as_deref().cloned()))
+    }
+
+    async fn results_text(
+        &self,
+        run: &EndedRun,
+        text: ResultsText,
+        from: u64,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let shared = self.lock();
+        let stored = shared.stored(&run.job).filter(|stored| stored.row.version == run.version);
+        let Some(results) = stored.and_then(|stored| stored.results.as_ref()) else { return Ok(None) };
+        let logs = results.logs.as_ref();
+        let text = match text {
+            ResultsText::WorkerStatus => results.worker_status.as_deref(),
+            ResultsText::Listing => results.listing.as_deref(),
+            ResultsText::Stdout => logs.map(|logs| logs.stdout.as_str()),
+            ResultsText::Stderr => logs.map(|logs| logs.stderr.as_str()),
+            ResultsText::LogsCut => logs.filter(|logs| logs.truncation == Truncation::Cut).map(|_| "true"),
+        };
+        Ok(text.map(|text| {
+            let from = usize::try_from(from).map_or(text.len(), |from| from.min(text.len()));
+            Bytes::copy_from_slice(&text.as_bytes()[from..text.len().min(from + TEXT_PIECE_BYTES)])
+        }))
     }
 
     async fn results(&self, id: &JobId) -> Result<Option<Results>, StoreError> {

@@ -173,14 +173,28 @@ pub struct Drain {
     pub since: Timestamp,
 }
 
-/// What the pool keeps of a run when the worker forgets it: JSON texts as the worker gave them, and logs.
+/// What the pool keeps of a run when the worker forgets it: JSON texts, and logs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Results {
     /// The worker's last status of the job, a JSON object.
     pub worker_status: Option<String>,
     pub logs: Option<Logs>,
-    /// The worker's output listing, a JSON object in the worker's own terms.
+    /// The listing of the outputs, [in the pool's terms](crate::api::listing::in_pool_terms).
     pub listing: Option<String>,
+}
+
+/// Bytes of a text that are read at once.
+pub const TEXT_PIECE_BYTES: usize = 256 << 10;
+
+/// One of the texts that are kept of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultsText {
+    WorkerStatus,
+    Listing,
+    Stdout,
+    Stderr,
+    /// `true` where the logs were cut.
+    LogsCut,
 }
 
 /// A job's standard output and error, each cut to the configured bound.
@@ -269,6 +283,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// What is to be sent for a job; `None` once it is finished and cannot be retried.
     async fn work(&self, id: &JobId) -> Result<Option<Work>, StoreError>;
+
+    /// At most [`TEXT_PIECE_BYTES`] of a text that was kept of a run, from byte `from` on, and fewer only at its end. `None` when
+    /// there is no such text, or no such run any more.
+    async fn results_text(
+        &self,
+        run: &EndedRun,
+        text: ResultsText,
+        from: u64,
+    ) -> Result<Option<Bytes>, StoreError>;
 
     /// What was kept of a finished job.
     async fn results(&self, id: &JobId) -> Result<Option<Results>, StoreError>;

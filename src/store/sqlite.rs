@@ -21,13 +21,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use self::reader::Readers;
 use self::writer::Writer;
 use super::{
-    Drain, EndedRun, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Reopened, Results, Settled,
-    Store, StoreError, Transition, Work, Written,
+    Drain, EndedRun, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Reopened, Results,
+    ResultsText, Settled, Store, StoreError, Transition, Work, Written,
 };
 use crate::job::JobId;
 use crate::time::Timestamp;
@@ -121,6 +122,16 @@ impl Store for SqliteStore {
     async fn work(&self, id: &JobId) -> Result<Option<Work>, StoreError> {
         let id = id.clone();
         self.readers.run(move |connection| queries::work(connection, &id)).await
+    }
+
+    async fn results_text(
+        &self,
+        run: &EndedRun,
+        text: ResultsText,
+        from: u64,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let run = run.clone();
+        self.readers.run(move |connection| queries::results_text(connection, &run, text, from)).await
     }
 
     async fn results(&self, id: &JobId) -> Result<Option<Results>, StoreError> {

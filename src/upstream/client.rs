@@ -18,7 +18,7 @@ use super::{
     Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Upstream, attempt_key,
     sandrun,
 };
-use crate::api::OutputPath;
+use crate::api::{OutputPath, listing};
 use crate::job::{JobId, Manifest, RemoteId};
 use crate::spool::{Spool, encode};
 use crate::store::{Logs, Payload, Work};
@@ -259,7 +259,8 @@ impl Upstream for HttpUpstream {
     async fn listing(&self, at: &Contact, remote: &RemoteId) -> Answer<String> {
         match self.ask(at, &format!("/outputs/{remote}"), Duration::ZERO).await {
             Answer::Known(response) => match read_bounded(response).await.map(String::from_utf8) {
-                Ok(Ok(json)) => Answer::Known(json),
+                Ok(Ok(json)) if listing::files(&json).is_some() => Answer::Known(json),
+                Ok(Ok(_)) => Answer::Unreadable { reason: "its listing is not of the protocol".to_owned() },
                 Ok(Err(_)) => Answer::Unreadable { reason: "its listing is not UTF-8".to_owned() },
                 Err(reason) => Answer::Unreadable { reason },
             },

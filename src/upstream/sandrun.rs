@@ -108,6 +108,9 @@ pub fn status(body: &[u8]) -> Result<RemoteStatus, String> {
     let json: Arc<str> = std::str::from_utf8(body).map_err(|_| "its status is not UTF-8".to_owned())?.into();
     let body: Body =
         serde_json::from_str(&json).map_err(|error| format!("its status is not of the protocol: {error}"))?;
+    if !json.trim_ascii_start().starts_with('{') {
+        return Err("its status is no JSON object".to_owned());
+    }
     let stage = match body.status.as_str() {
         "queued" | "running" => Stage::Active,
         "completed" => Stage::Ended(Verdict::Completed),
@@ -215,7 +218,9 @@ mod tests {
         assert_eq!(stage(r#"{"status":"completed"}"#), Ok(Stage::Ended(Verdict::Completed)));
         let failed = Stage::Ended(Verdict::Failed { exit_code: Some(3) });
         assert_eq!(stage(r#"{"status":"failed","execution_metadata":{"exit_code":3}}"#), Ok(failed));
-        assert!(stage(r#"{"status":"sleeping"}"#).is_err() && stage("<html>").is_err());
+        for broken in [r#"{"status":"sleeping"}"#, "<html>", r#"["running",null]"#, "{} {}"] {
+            assert!(stage(broken).is_err(), "{broken}");
+        }
     }
 
     #[test]

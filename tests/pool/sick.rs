@@ -90,3 +90,48 @@ async fn refusal_by_a_code_of_no_list_is_the_jobs_own_and_holds_up_no_other() {
         assert_eq!(pool.finished(&next).await["pool_status"], "completed");
     }
 }
+
+#[tokio::test]
+async fn what_is_not_http_is_the_workers_error() {
+    let standin = Standin::start(Quirks::tame()).await;
+    let pool = Pool::start(&[standin.entry(1)], "outputs: {keep: 0s}").await;
+    let job = pool.complete(&["out=a.txt:hello"]).await;
+    standin.fail("GET /download", ALWAYS, wire(vec![bytes("SSH-2.0-OpenSSH_9.6\r\n\r\n")]));
+    for path in [format!("/outputs/{job}/a.txt"), format!("/download/{job}")] {
+        assert_eq!(pool.get(&path).await.expect(502)["code"], "worker_error", "{path}");
+    }
+    standin.heal();
+    assert_eq!(pool.get(&format!("/outputs/{job}/a.txt")).await.text(), "hello");
+}
+
+#[tokio::test]
+async fn long_listings_and_logs_cost_their_readers_no_memory() {
+    let name = "n".repeat(100);
+    let file = |n: usize| format!(r#"{{"name":"{name}{n}","size":1,"type":"file"}}"#);
+    let files: Vec<_> = (0..80_000).map(file).collect();
+    let listing = format!(r#"{{"total_files":80000,"files":[{}]}}"#, files.join(","));
+    let standin = Standin::start(Quirks::tame()).await;
+    let pool = Pool::start(&[standin.entry(1)], "outputs: {keep: 0s}\nhistory: {max_log_bytes: 10MiB}").await;
+    standin.fail("GET /outputs", 1, Fault::Answer { status: 200, headers: vec![], body: listing });
+    let logs = serde_json::json!({"stdout": "\u{1f980}\n".repeat(1 << 20), "stderr": ""}).to_string();
+    standin.fail("GET /logs", 1, Fault::Answer { status: 200, headers: vec![], body: logs });
+    let job = pool.complete(&[]).await;
+    let before = pool.rss_peak();
+    let read = async |path: String| {
+        let answer = pool.get(&path).await;
+        (answer.status(), answer.body.len(), answer.json())
+    };
+    let readers = (0..40).map(|n| read(format!("/{}/{job}", if n % 2 == 0 { "outputs" } else { "logs" })));
+    for (n, (status, length, json)) in futures_util::future::join_all(readers).await.into_iter().enumerate() {
+        assert!(status == 200 && length > 6 << 20, "{n}: {status} {length}");
+        match n % 2 {
+            0 => assert_eq!(json["files"].as_array().unwrap().len(), 80_000),
+            _ => assert_eq!(json["stdout"].as_str().unwrap().len(), 5 << 20),
+        }
+    }
+    // Looking for one name among many does not pile up either.
+    let path = format!("/outputs/{job}/x");
+    futures_util::future::join_all((0..20).map(|_| pool.get(&path))).await;
+    let grown = pool.rss_peak() - before;
+    assert!(grown < 96 << 20, "grown by {} MiB", grown >> 20);
+}

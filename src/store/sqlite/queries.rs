@@ -1,11 +1,14 @@
 //! What is read, in SQL.
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+use rusqlite::{Connection, MAIN_DB, OptionalExtension, Row, named_params, params};
 
 use super::row;
 use crate::job::JobId;
-use crate::store::{Drain, JobFilter, JobRow, Logs, Payload, Results, Truncation, Work};
+use crate::store::{
+    Drain, EndedRun, JobFilter, JobRow, Logs, Payload, Results, ResultsText, TEXT_PIECE_BYTES, Truncation,
+    Work,
+};
 
 pub fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<JobRow>> {
     connection
@@ -59,6 +62,48 @@ pub fn results(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<R
             })
         })
         .optional()
+}
+
+pub fn results_text(
+    connection: &Connection,
+    run: &EndedRun,
+    text: ResultsText,
+    from: u64,
+) -> rusqlite::Result<Option<Bytes>> {
+    let column = match text {
+        ResultsText::WorkerStatus => "worker_status",
+        ResultsText::Listing => "listing",
+        ResultsText::Stdout => "stdout",
+        ResultsText::Stderr => "stderr",
+        ResultsText::LogsCut => "logs_cut",
+    };
+    let value = match text {
+        ResultsText::LogsCut => "CASE logs_cut WHEN TRUE THEN 'true' END",
+        // A short text is read with the row that holds it; of a long one only its pages are.
+        _ => &format!("CASE WHEN octet_length({column}) < {TEXT_PIECE_BYTES} THEN {column} END"),
+    };
+    let found = connection
+        .prepare_cached(&format!(
+            "SELECT results.job, {column} IS NOT NULL, {value}
+             FROM results JOIN jobs ON jobs.sequence = results.job WHERE jobs.id = ? AND version = ?"
+        ))?
+        .query_row(params![run.job, run.version], |found| {
+            Ok((found.get::<_, i64>(0)?, found.get::<_, bool>(1)?, found.get::<_, Option<String>>(2)?))
+        })
+        .optional()?;
+    let long = match found {
+        None | Some((_, false, _)) => return Ok(None),
+        Some((_, true, Some(whole))) => {
+            let from = usize::try_from(from).map_or(whole.len(), |from| from.min(whole.len()));
+            return Ok(Some(Bytes::from(whole).slice(from..)));
+        }
+        Some((_, true, None)) if text == ResultsText::LogsCut => return Ok(None),
+        Some((job, true, None)) => connection.blob_open(MAIN_DB, "results", column, job, true)?,
+    };
+    let from = usize::try_from(from).map_or(long.len(), |from| from.min(long.len()));
+    let mut piece = vec![0; (long.len() - from).min(TEXT_PIECE_BYTES)];
+    long.read_at_exact(&mut piece, from)?;
+    Ok(Some(Bytes::from(piece)))
 }
 
 fn logs(found: &Row<'_>) -> rusqlite::Result<Option<Logs>> {

@@ -18,6 +18,7 @@ every_store_holds! {
     files_of_the_first_that_ended_make_room_first
     a_drain_stands_until_it_is_lifted
     a_job_may_end_without_results
+    texts_of_a_run_are_read_in_pieces
     a_finished_job_never_changes
     forgets_only_what_ended_before_oldest_first_and_at_most_the_limit
     forgets_everything_of_a_job
@@ -158,6 +159,32 @@ async fn a_sequence_is_never_used_again(store: Any) {
     store.forget_finished(at(10), 1).await.unwrap();
     let Inserted::New(next) = store.insert(new_job(2)).await.unwrap() else { panic!() };
     assert!(next.sequence > forgotten.sequence);
+}
+
+async fn texts_of_a_run_are_read_in_pieces(store: Any) {
+    let row = with_job(&store, 1, running(key(1))).await;
+    let long = "🦀\n".repeat(TEXT_PIECE_BYTES / 3);
+    let logs = Logs { stdout: long.clone(), stderr: "short".into(), truncation: Truncation::Cut };
+    let results = Results { worker_status: Some("{}".into()), logs: Some(logs), listing: None };
+    let end = Transition { results: Some(results), ..step(1, row.version, finished(9)) };
+    store.transition(end).await.unwrap();
+    let run = EndedRun { job: id(1), version: row.version + 1 };
+    let read = async |text, from: usize| store.results_text(&run, text, from as u64).await.unwrap();
+    let mut whole = Vec::new();
+    while let Some(piece) = read(ResultsText::Stdout, whole.len()).await {
+        assert!(piece.len() == TEXT_PIECE_BYTES || whole.len() + piece.len() == long.len());
+        whole.extend_from_slice(&piece);
+        if piece.len() < TEXT_PIECE_BYTES {
+            break;
+        }
+    }
+    assert!(whole == long.as_bytes());
+    assert_eq!(read(ResultsText::Stderr, 2).await.as_deref(), Some(&b"ort"[..]));
+    assert_eq!(read(ResultsText::Stderr, 99).await.as_deref(), Some(&b""[..]));
+    assert_eq!(read(ResultsText::LogsCut, 0).await.as_deref(), Some(&b"true"[..]));
+    assert_eq!(read(ResultsText::Listing, 0).await, None);
+    let other = EndedRun { version: row.version, ..run.clone() };
+    assert_eq!(store.results_text(&other, ResultsText::Stderr, 0).await.unwrap(), None);
 }
 
 async fn a_sound_store_checks_well(store: Any) {

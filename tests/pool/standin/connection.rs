@@ -180,7 +180,7 @@ async fn web_socket(
     };
     let accept = derive_accept_key(head.header("Sec-WebSocket-Key", quirks)?.as_bytes());
     let switching = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSet-Cookie: a=b\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     );
     stream.write_all(switching.as_bytes()).await.ok()?;
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
