@@ -1,6 +1,8 @@
 //! Points in time as the pool stores and shows them; the only place that reads a clock.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -57,13 +59,23 @@ pub enum Clock {
     Runtime {
         start: Timestamp,
         origin: tokio::time::Instant,
+        /// Microseconds by which it was set ahead or back since.
+        set_ahead: Arc<AtomicI64>,
     },
 }
 
 impl Clock {
     /// A clock that reads `start` now and follows the runtime's (possibly paused) clock.
     pub fn runtime(start: Timestamp) -> Self {
-        Self::Runtime { start, origin: tokio::time::Instant::now() }
+        Self::Runtime { start, origin: tokio::time::Instant::now(), set_ahead: Arc::default() }
+    }
+
+    /// Sets a simulation's clock ahead, or back, as an administrator or NTP does.
+    #[cfg(test)]
+    pub fn jump(&self, micros: i64) {
+        if let Self::Runtime { set_ahead, .. } = self {
+            set_ahead.fetch_add(micros, Ordering::Relaxed);
+        }
     }
 
     pub fn now(&self) -> Timestamp {
@@ -72,7 +84,9 @@ impl Clock {
                 Ok(since_epoch) => Timestamp(0).plus(since_epoch),
                 Err(before_epoch) => Timestamp(0).minus(before_epoch.duration()),
             },
-            Self::Runtime { start, origin } => start.plus(origin.elapsed()),
+            Self::Runtime { start, origin, set_ahead } => {
+                Timestamp(start.0 + set_ahead.load(Ordering::Relaxed)).plus(origin.elapsed())
+            }
         }
     }
 

@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Dispatcher;
-use super::attempt::{Lost, Next};
+use super::attempt::{Lost, Next, limit_over};
 use crate::job::{AfterLoss, Attempt, JobEvent};
 use crate::queue::LiveJob;
 use crate::time::Timestamp;
@@ -25,6 +27,7 @@ impl Dispatcher {
     ) -> Next {
         let key = attempt_key(&job.id(), attempt.number);
         let mut lost = Lost::default();
+        let lost_at = limit_over(job, since, self.config.worker_lost_after);
         loop {
             match self.find(attempt, &key).await {
                 Some(KeyAnswer::Found { remote }) => {
@@ -33,7 +36,7 @@ impl Dispatcher {
                 Some(KeyAnswer::Absent) => return self.step(job, attempt, JobEvent::Absent).await,
                 Some(KeyAnswer::CannotSay) | None => return self.give_up(job, attempt, reason).await,
                 Some(KeyAnswer::Unanswered) => {
-                    if self.clock.now().since(since) > self.config.worker_lost_after {
+                    if Instant::now() > lost_at {
                         return self.give_up(job, attempt, reason).await;
                     }
                     tokio::select! {
@@ -77,7 +80,7 @@ impl Dispatcher {
             AfterLoss::Requeue => {
                 let next = self.step(job, attempt, JobEvent::Requeued).await;
                 // The job may be running here while it waits for another worker: the slot stays taken as long.
-                self.wait_until_free(attempt, self.clock.now()).await;
+                self.wait_until_free(attempt, Instant::now() + self.config.longest_job).await;
                 next
             }
         }

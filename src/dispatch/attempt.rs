@@ -191,14 +191,17 @@ impl Dispatcher {
     /// Follows the run to its end, whether or not anybody asks.
     async fn watch(&self, job: &LiveJob, attempt: &Attempt, remote: &RemoteId, since: Timestamp) -> Next {
         let limit = job.terms().run_timeout;
-        let deadline = limit.map(|limit| since.plus(limit + RUN_GRACE));
+        let deadline = limit.map(|limit| {
+            let ran = job.made_at(since).map_or_else(|| self.clock.now().since(since), |made| made.elapsed());
+            Instant::now() + (limit + RUN_GRACE).saturating_sub(ran)
+        });
         // What is dropped here has only looked: the step is made below, and to its end.
         let event = tokio::select! {
             biased;
             () = job.moved.notified() => return self.moved(job, attempt),
             event = self.end_of_run(job, attempt, remote) => event,
             reason = self.worker_lost(attempt), if !self.holds(job) => self.loss(job, attempt, &reason),
-            () = self.clock.reached(deadline) => {
+            () = reached(deadline) => {
                 let limit = limit.expect("there is no deadline without a limit");
                 JobEvent::Overdue { deadline: Deadline::Running(limit) }
             }
@@ -272,15 +275,18 @@ impl Dispatcher {
 
     /// Returns when the worker has failed its checks for too long, whatever becomes of the calls to it; the reason in words.
     pub(super) async fn worker_lost(&self, attempt: &Attempt) -> String {
-        let worker = attempt.worker;
+        let (worker, lost_after) = (attempt.worker, self.config.worker_lost_after);
+        let mut down: Option<(Timestamp, Instant)> = None;
         loop {
-            let lost_after = self.config.worker_lost_after;
-            match self.pool.down_since(worker) {
-                Some(since) if self.clock.now().since(since) > lost_after => {
-                    return format!("worker {worker} has been down for longer than {lost_after:?}");
-                }
-                Some(_) | None => tokio::time::sleep(LOST_MAX.min(lost_after)).await,
+            let since = self.pool.down_since(worker);
+            down = since.map(|since| match down {
+                Some((same, seen)) if same == since => (same, seen),
+                Some(_) | None => (since, Instant::now()),
+            });
+            if down.is_some_and(|(_, seen)| seen.elapsed() > lost_after) {
+                return format!("worker {worker} has been down for longer than {lost_after:?}");
             }
+            tokio::time::sleep(LOST_MAX.min(lost_after)).await;
         }
     }
 
@@ -333,6 +339,19 @@ impl Dispatcher {
             }
             JobState::Settling { .. } => self.step(job, attempt, JobEvent::Settled).await,
         };
+    }
+}
+
+/// When a limit is over that began at a time in the job's state. One that began before this process did begins anew: how long the
+/// pool was away nobody knows for sure, and a slot that is held for too long costs less than one that is free too soon.
+pub(super) fn limit_over(job: &LiveJob, from: Timestamp, limit: Duration) -> Instant {
+    job.made_at(from).unwrap_or_else(Instant::now) + limit
+}
+
+async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

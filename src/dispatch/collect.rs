@@ -78,6 +78,8 @@ impl Dispatcher {
         ask: impl Fn(Contact) -> BoxFuture<'a, Answer<T>>,
     ) -> Option<T> {
         let (mut lost, mut wordless) = (Lost::default(), 0);
+        let worker_lost = self.worker_lost(attempt);
+        tokio::pin!(worker_lost);
         loop {
             let contact = self.contact(attempt)?;
             let asked = async {
@@ -90,7 +92,7 @@ impl Dispatcher {
             let answer = tokio::select! {
                 biased;
                 answer = asked => answer,
-                reason = self.worker_lost(attempt) => return given_up(&reason),
+                reason = &mut worker_lost => return given_up(&reason),
             };
             let reached = match answer {
                 Answer::Known(value) => return Some(value),

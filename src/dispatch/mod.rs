@@ -90,8 +90,10 @@ impl Dispatcher {
     /// Takes up the jobs that were under way when the pool stopped, and dispatches for ever; ends by being dropped.
     pub async fn run(self: Arc<Self>, under_way: Vec<Arc<LiveJob>>) {
         let mut attempts = JoinSet::new();
+        // Their slots are taken before any is given out: a job that the store is slow with is on its worker all the same.
         for job in under_way {
-            attempts.spawn(Arc::clone(&self).resume(job));
+            let slot = job.state().worker().and_then(|worker| self.pool.occupy(worker));
+            attempts.spawn(Arc::clone(&self).resume(job, slot));
         }
         loop {
             while let Some((job, slot)) = self.pair() {
@@ -134,7 +136,8 @@ impl Dispatcher {
         }
     }
 
-    async fn resume(self: Arc<Self>, job: Arc<LiveJob>) {
+    /// `slot` is on the job's worker; there is none when the allowlist no longer names it.
+    async fn resume(self: Arc<Self>, job: Arc<LiveJob>, slot: Option<Slot>) {
         let mut state = job.state();
         // Between the intent to send and the answer the pool died: the job may have left.
         if let JobState::Assigned { .. } = state {
@@ -144,7 +147,7 @@ impl Dispatcher {
             };
         }
         let attempt = state.attempt().expect("a job under way has an attempt").clone();
-        match self.pool.occupy(attempt.worker) {
+        match slot {
             Some(slot) => self.run_attempt(&job, state, slot, None).await,
             None => self.abandon(&job, &attempt).await,
         }

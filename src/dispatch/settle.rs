@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Dispatcher;
-use super::attempt::{LONG_POLL, Lost, Next};
+use super::attempt::{LONG_POLL, Lost, Next, limit_over};
 use crate::job::{Attempt, JobEvent, RemoteId};
 use crate::queue::LiveJob;
 use crate::time::Timestamp;
@@ -42,7 +42,8 @@ impl Dispatcher {
     async fn settle_there(&self, job: &LiveJob, attempt: &Attempt, remote: &RemoteId, at: Timestamp) -> Next {
         let mut lost = Lost::default();
         let mut asked_to_stop = false;
-        while self.may_still_run(at) {
+        let over = limit_over(job, at, self.config.longest_job);
+        while Instant::now() < over {
             let Some(contact) = self.contact(attempt) else { break };
             if contact.dialect == Dialect::V2 && !asked_to_stop {
                 let asked = self.upstream.cancel(&contact, remote).await;
@@ -79,14 +80,16 @@ impl Dispatcher {
     async fn settle_somewhere(&self, job: &LiveJob, attempt: &Attempt, at: Timestamp) -> Next {
         let key = attempt_key(&job.id(), attempt.number);
         let mut lost = Lost::default();
-        while self.clock.now().since(at) <= self.config.worker_lost_after {
+        let lost_at = limit_over(job, at, self.config.worker_lost_after);
+        while Instant::now() <= lost_at {
             match self.find(attempt, &key).await {
                 Some(KeyAnswer::Found { remote }) => {
                     return self.step(job, attempt, JobEvent::Accepted { remote }).await;
                 }
                 Some(KeyAnswer::Absent) => return self.step(job, attempt, JobEvent::Absent).await,
                 Some(KeyAnswer::CannotSay) => {
-                    self.wait_until_free(attempt, at).await;
+                    let over = limit_over(job, at, self.config.longest_job);
+                    self.wait_until_free(attempt, over).await;
                     break;
                 }
                 Some(KeyAnswer::Unanswered) => lost.pause().await,
@@ -96,11 +99,11 @@ impl Dispatcher {
         self.step(job, attempt, JobEvent::Settled).await
     }
 
-    /// Waits until a sandrun worker is seen to run nothing: it is silent while it runs a job.
-    pub(super) async fn wait_until_free(&self, attempt: &Attempt, at: Timestamp) {
+    /// Waits until a sandrun worker is seen to run nothing, or until `over`: it is silent while it runs a job.
+    pub(super) async fn wait_until_free(&self, attempt: &Attempt, over: Instant) {
         let mut answered_at: Option<Instant> = None;
         let mut lost = Lost::default();
-        while self.may_still_run(at) {
+        while Instant::now() < over {
             let Some(contact) = self.contact(attempt) else { return };
             match self.ask_status(&contact, &RemoteId::from(NO_JOB), Patience::Now).await {
                 Answer::Known(_) | Answer::Gone => {
@@ -117,10 +120,5 @@ impl Dispatcher {
                 }
             }
         }
-    }
-
-    /// Whether a job that was over at this time may still be running.
-    fn may_still_run(&self, at: Timestamp) -> bool {
-        self.clock.now().since(at) < self.config.longest_job
     }
 }

@@ -25,6 +25,8 @@ pub struct Slots {
     free: BTreeSet<(u32, u64, WorkerKey)>,
     throttled: BTreeSet<(Timestamp, WorkerKey)>,
     turn: u64,
+    /// The time when it was last told.
+    seen: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -97,8 +99,10 @@ impl Slots {
     }
 
     fn open_what_is_due(&mut self, now: Timestamp) {
+        // Once the clock was set back, nobody knows when the times that were noted before will come.
+        let set_back = self.seen.replace(now).is_some_and(|seen| now < seen);
         while let Some((until, key)) = self.throttled.first().copied()
-            && until <= now
+            && (until <= now || set_back)
         {
             self.change(key, |load| load.admission = Admission::Open);
         }

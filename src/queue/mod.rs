@@ -6,7 +6,7 @@
 pub mod explain;
 pub mod order;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dashmap::{DashMap, Entry};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::job::{
     Deadline, DefaultTerms, InvalidTransition, JobEvent, JobId, JobState, PoolStatus, Terms, apply,
@@ -31,6 +31,9 @@ use order::{Class, Rank, Waiting};
 /// Pauses between tries to write a step that the store could not take: what has happened to a job cannot be refused.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Steps of a job whose times are noted: more than its state ever bears.
+const STEPS_NOTED: usize = 8;
 
 /// A client's wish waits so long for the step of its job that is being made.
 const TURN_MAX: Duration = Duration::from_secs(5);
@@ -63,6 +66,8 @@ struct Shared {
 pub struct LiveJob {
     row: Mutex<JobRow>,
     worker_status: Mutex<Option<Arc<str>>>,
+    /// When the latest steps were made, by the clock that nobody sets.
+    made: Mutex<VecDeque<(Timestamp, Instant)>>,
     /// Held while a step is made: steps of one job come one after another.
     steps: tokio::sync::Mutex<()>,
     /// Rung when there may be news of the job at its worker.
@@ -76,6 +81,7 @@ impl LiveJob {
         Arc::new(Self {
             row: Mutex::new(row),
             worker_status: Mutex::default(),
+            made: Mutex::default(),
             steps: tokio::sync::Mutex::default(),
             news: Notify::new(),
             moved: Notify::new(),
@@ -126,6 +132,20 @@ impl LiveJob {
 
     pub fn saw_worker_status(&self, json: Arc<str>) {
         *self.worker_status.lock().expect("status lock") = Some(json);
+    }
+
+    fn note(&self, at: Timestamp) {
+        let mut made = self.made.lock().expect("steps lock");
+        if made.len() == STEPS_NOTED {
+            made.pop_front();
+        }
+        made.push_back((at, Instant::now()));
+    }
+
+    /// When the step was made whose time the job's state bears, by the clock that nobody sets; `None` when another process made it.
+    pub fn made_at(&self, at: Timestamp) -> Option<Instant> {
+        let made = self.made.lock().expect("steps lock");
+        made.iter().rev().find(|(noted, _)| *noted == at).map(|(_, instant)| *instant)
     }
 
     fn lock(&self) -> MutexGuard<'_, JobRow> {
@@ -336,7 +356,7 @@ impl Queue {
     pub async fn expire(&self, now: Timestamp) -> usize {
         let mut expired = 0;
         while let Some(id) = self.next_overdue(now) {
-            let Some(job) = self.shared.live.get(&id).map(|job| Arc::clone(job.value())) else { continue };
+            let Some(job) = self.live(&id) else { continue };
             let row = job.row();
             let (JobState::Queued { since, .. }, Some(limit)) =
                 (&row.state, self.shared.defaults.queue_timeout(&row.terms))
@@ -389,7 +409,8 @@ impl Queue {
         };
         let row = job.row();
         let left = (job.class(), job.rank());
-        let state = apply(row.state, event, self.shared.clock.now()).map_err(AdvanceError::Invalid)?;
+        let now = self.shared.clock.now();
+        let state = apply(row.state, event, now).map_err(AdvanceError::Invalid)?;
         let step = Transition { id: row.id, version: row.version, state: state.clone(), results };
         let (version, state, done) = match self.write(&step, insistence).await? {
             Stored::This { version } => (version, state.clone(), Ok(state)),
@@ -399,6 +420,7 @@ impl Queue {
                 return Err(AdvanceError::Gone);
             }
         };
+        job.note(now);
         {
             let mut row = job.lock();
             row.state = state.clone();
@@ -528,6 +550,11 @@ impl Queue {
 
     pub fn is_live(&self, id: &JobId) -> bool {
         self.shared.live.contains_key(id)
+    }
+
+    /// A job that is not finished.
+    pub fn live(&self, id: &JobId) -> Option<Arc<LiveJob>> {
+        self.shared.live.get(id).map(|job| Arc::clone(job.value()))
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {

@@ -1,10 +1,12 @@
 //! The whole pool under faults, in simulated time: real queue, dispatcher, pool and prober over the store in memory and a world of
-//! workers that crash, forget, throttle, refuse and lose answers, and clients that cancel and retry. A crash of the pool drops everything but the store.
+//! workers that crash, forget, throttle, refuse, hang, and lose, garble or delay answers, clients that cancel and retry, and a clock that is
+//! set ahead and back. A crash of the pool drops everything but the store.
 //!
 //! A seed is a history; the same seed is the same history. After each one:
 //!
 //! - **I1** every acknowledged job is in the store, and has ended;
 //! - **I2** no two runs of a job were alive at the same time;
+//! - every job that waits says why;
 //! - **I3** no worker had more runs than its limit, and no slot is taken when nothing runs.
 //!
 //! `SIMULATION_SEEDS=N` runs N seeds, `SIMULATION_SEED=S` the one seed S with its log.
@@ -25,7 +27,7 @@ use crate::dispatch::{DispatchConfig, Dispatcher, Parts};
 use crate::job::{DefaultTerms, JobId, OnUnknown, OnWorkerLost, Priority, Terms};
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
-use crate::queue::{Queue, QueueDeadlines};
+use crate::queue::{Queue, QueueDeadlines, explain};
 use crate::reconcile;
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Drain, Inserted, JobFilter, NewJob, Payload, Store, Work};
@@ -36,6 +38,13 @@ use world::World;
 const JOBS: u32 = 50;
 const WORKERS: u8 = 5;
 const SEEDS_DEFAULT: u64 = 10_000;
+
+/// A clock is set ahead or back by at most two hours.
+const JUMP_MICROS_MAX: i64 = 2 * 3600 * 1_000_000;
+
+/// Histories of a few jobs in which the process ends at each of its writes in turn.
+const CRASH_JOBS: u32 = 6;
+const CRASH_SEEDS: u64 = 20;
 
 /// Every history has ended long before this; one that has not is stuck.
 const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -85,6 +94,11 @@ impl Life {
     async fn crash(mut self) {
         self.tasks.shutdown().await;
     }
+
+    async fn restart(self, store: &Arc<MemoryStore>, world: &Arc<World>, clock: &Clock) -> Self {
+        self.crash().await;
+        Self::begin(store, world, clock).await
+    }
 }
 
 /// One history.
@@ -105,6 +119,33 @@ impl History {
             clock: Clock::runtime(Timestamp::from_micros(1_795_478_492_000_000)),
             acknowledged: Vec::new(),
         }
+    }
+
+    /// Submits a few jobs on a good day, but the pool's process ends at one of its writes; gives the number of writes.
+    async fn play_with_crash(&mut self, write: u64, fault: Fault) -> u64 {
+        self.world.calm();
+        self.store.crash_at(write, fault);
+        let mut life = Life::begin(&self.store, &self.world, &self.clock).await;
+        for n in 0..CRASH_JOBS {
+            let store = Arc::clone(&self.store);
+            let went_on = tokio::select! {
+                biased;
+                () = store.crashed().notified() => false,
+                () = self.submit(&life, n) => true,
+            };
+            if !went_on {
+                life = life.restart(&self.store, &self.world, &self.clock).await;
+            }
+        }
+        while self.unfinished().await > 0 || life.pool.view().iter().any(|worker| worker.active_jobs > 0) {
+            let store = Arc::clone(&self.store);
+            if tokio::time::timeout(Duration::from_secs(10), store.crashed().notified()).await.is_ok() {
+                life = life.restart(&self.store, &self.world, &self.clock).await;
+            }
+        }
+        self.check(&life).await;
+        life.crash().await;
+        self.store.writes()
     }
 
     /// Submits the jobs while everything fails now and then, and then lets the pool come to rest.
@@ -129,10 +170,12 @@ impl History {
                 26..32 => self.retry_one(&life).await,
                 32..35 => self.drain_one(&life).await,
                 35..38 => self.resume_all(&life).await,
+                38..41 => self.clock.jump(self.rng.random_range(-JUMP_MICROS_MAX..JUMP_MICROS_MAX)),
                 _ => {}
             }
             self.submit(&life, n).await;
         }
+        self.each_waiting_job_says_why(&life);
         self.store.fail_writes(0, Fault::Full);
         self.world.calm();
         self.resume_all(&life).await;
@@ -231,6 +274,16 @@ impl History {
         rows.iter().filter(|row| self.acknowledged.contains(&row.id)).count()
     }
 
+    fn each_waiting_job_says_why(&self, life: &Life) {
+        let (view, now) = (life.pool.view(), self.clock.now());
+        for job in self.acknowledged.iter().filter_map(|id| life.queue.live(id)) {
+            if let Some(ahead) = life.queue.position(&job) {
+                let reason = explain::reason(&job.class(), ahead, &view, now);
+                assert!(!reason.is_empty(), "job {} waits and does not say why", job.id());
+            }
+        }
+    }
+
     async fn check(&self, life: &Life) {
         for id in &self.acknowledged {
             let row = self.store.job(id).await.unwrap().unwrap_or_else(|| panic!("I1: job {id} is lost"));
@@ -245,10 +298,13 @@ impl History {
     }
 }
 
+fn simulated<T>(history: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(history)
+}
+
 fn run(seed: u64) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async { History::new(seed).play().await });
+    simulated(async { History::new(seed).play().await });
 }
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -283,9 +339,7 @@ fn nothing_is_lost_and_nothing_runs_twice_whatever_fails() {
 #[test]
 fn the_same_seed_is_the_same_history() {
     let trace = |seed| {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(async {
+        simulated(async {
             let mut history = History::new(seed);
             history.play().await;
             let rows = history.store.list(&JobFilter::default(), usize::MAX).await.unwrap();
@@ -294,6 +348,22 @@ fn the_same_seed_is_the_same_history() {
     };
     for seed in 0..20 {
         assert_eq!(trace(seed), trace(seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_write_loses_nothing() {
+    for seed in 0..CRASH_SEEDS {
+        let crash_at =
+            |write, fault| simulated(async { History::new(seed).play_with_crash(write, fault).await });
+        let writes = crash_at(u64::MAX, Fault::CrashAfter);
+        assert!(writes >= 4 * u64::from(CRASH_JOBS), "{writes} writes are not a job's life for each");
+        for write in 1..=writes {
+            for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+                println!("seed {seed}: {fault:?} at write {write} of {writes}");
+                crash_at(write, fault);
+            }
+        }
     }
 }
 

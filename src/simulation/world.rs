@@ -23,6 +23,12 @@ use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 /// The limit that the pool has for workers that state none.
 const LIMIT: usize = 4;
 
+/// How long the pool waits for answers: to `/health` and to questions by key, from a worker that answers at any time, from one that
+/// is silent while it runs a job.
+const HEALTH_TIME: Duration = Duration::from_secs(5);
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+const LONGEST_JOB: Duration = super::CONFIG.longest_job;
+
 /// A run lasts at most this long.
 const RUN_MS_MAX: u64 = 90_000;
 
@@ -49,6 +55,8 @@ struct Worker {
     down_until: Instant,
     /// Out of reach until this time, while it goes on running.
     cut_off_until: Instant,
+    /// Takes connections until this time and answers nothing, while it goes on running.
+    wedged_until: Instant,
     /// Counts its restarts; it forgets everything at each.
     life: u32,
     jobs: BTreeMap<RemoteId, usize>,
@@ -65,12 +73,32 @@ struct Run {
     verdict: Verdict,
 }
 
+/// What happens to a worker.
+#[derive(Clone, Copy)]
+enum Disturbance {
+    Crash,
+    CutOff,
+    Wedge,
+}
+
+/// How an answer about a job goes.
+#[derive(Clone, Copy)]
+enum Reply {
+    Whole,
+    /// It breaks off, or makes no sense.
+    Garbled,
+    /// It does not come.
+    Missing,
+}
+
 /// How a submit goes.
 #[derive(Clone, Copy)]
 enum Fate {
     Taken,
     /// The worker takes it and the answer is lost.
     AnswerLost,
+    /// The worker takes it and answers minutes later.
+    AnswerLate,
     /// The request is lost on the way.
     RequestLost,
     Throttled,
@@ -88,6 +116,7 @@ impl World {
                 dialect,
                 down_until: now,
                 cut_off_until: now,
+                wedged_until: now,
                 life: 0,
                 jobs: BTreeMap::new(),
                 keys: BTreeMap::new(),
@@ -117,8 +146,12 @@ impl World {
         let workers = state.workers.len() as u8;
         let key = worker_key(state.rng.random_range(0..workers));
         let lasting = Duration::from_millis(state.rng.random_range(0..120_000));
-        let crashes = state.rng.random_bool(0.6);
-        state.disturb(key, lasting, crashes);
+        let how = match state.rng.random_range(0..10) {
+            0..6 => Disturbance::Crash,
+            6..8 => Disturbance::CutOff,
+            _ => Disturbance::Wedge,
+        };
+        state.disturb(key, lasting, how);
     }
 
     pub fn may_run_twice(&self, job: JobId) {
@@ -171,9 +204,33 @@ impl World {
         }
     }
 
+    /// Waits until a worker answers again; `false` when that takes longer than anybody waits.
+    async fn wait_for_wedged(&self, worker: WorkerKey, patience: Duration) -> bool {
+        let until = self.lock().workers[&worker].wedged_until;
+        let deadline = Instant::now() + patience;
+        sleep_until(until.min(deadline)).await;
+        until < deadline
+    }
+
     async fn ask<T>(&self, at: &Contact, remote: &RemoteId, read: impl Fn(&Run) -> T) -> Answer<T> {
         let worker = at.spec.key;
         self.travel().await;
+        let patience = match at.dialect {
+            Dialect::Sandrun => LONGEST_JOB,
+            Dialect::V2 => ANSWER_TIME,
+        };
+        if !self.wait_for_wedged(worker, patience).await {
+            return Answer::Silent;
+        }
+        let reply = self.lock().reply();
+        match reply {
+            Reply::Whole => {}
+            Reply::Garbled => return Answer::Unreadable { reason: "it broke off".to_owned() },
+            Reply::Missing => {
+                sleep(patience).await;
+                return Answer::Silent;
+            }
+        }
         if self.lock().dialect(worker) == Dialect::Sandrun && self.wait_for_lock(worker).await.is_none() {
             return Answer::Unreachable { reason: "connection reset".to_owned() };
         }
@@ -210,12 +267,19 @@ impl State {
             .max()
     }
 
-    fn disturb(&mut self, key: WorkerKey, lasting: Duration, crashes: bool) {
+    fn disturb(&mut self, key: WorkerKey, lasting: Duration, how: Disturbance) {
         let now = Instant::now();
         let worker = self.workers.get_mut(&key).expect("a worker of this world");
-        if !crashes {
-            worker.cut_off_until = now + lasting;
-            return;
+        match how {
+            Disturbance::Crash => {}
+            Disturbance::CutOff => {
+                worker.cut_off_until = now + lasting;
+                return;
+            }
+            Disturbance::Wedge => {
+                worker.wedged_until = now + lasting;
+                return;
+            }
         }
         worker.down_until = now + lasting;
         worker.life += 1;
@@ -230,6 +294,15 @@ impl State {
         }
     }
 
+    fn reply(&mut self) -> Reply {
+        match self.rng.random_range(0..1000) {
+            _ if self.calm => Reply::Whole,
+            0..20 => Reply::Garbled,
+            20..22 => Reply::Missing,
+            _ => Reply::Whole,
+        }
+    }
+
     fn fate(&mut self) -> Fate {
         if self.calm {
             return Fate::Taken;
@@ -237,6 +310,7 @@ impl State {
         match self.rng.random_range(0..100) {
             0..4 => Fate::AnswerLost,
             4..8 => Fate::RequestLost,
+            96.. => Fate::AnswerLate,
             8..16 => Fate::Throttled,
             16..19 => Fate::Refused,
             19..24 => Fate::NotReached,
@@ -283,9 +357,10 @@ impl State {
         {
             self.violation.get_or_insert(format!("I2: two runs are alive: {other:?} and {new:?}"));
         }
-        let load = self.runs.iter().filter(alive).filter(|run| run.worker == new.worker).count() + 1;
-        if load > LIMIT {
-            self.violation.get_or_insert(format!("I3: worker {} has {load} jobs", new.worker));
+        let load: Vec<_> = self.runs.iter().filter(alive).filter(|run| run.worker == new.worker).collect();
+        if load.len() >= LIMIT {
+            self.violation
+                .get_or_insert(format!("I3: with {new:?} a worker has more than {LIMIT}: {load:?}"));
         }
     }
 }
@@ -294,6 +369,9 @@ impl State {
 impl Upstream for World {
     async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, String> {
         self.travel().await;
+        if !self.wait_for_wedged(spec.key, HEALTH_TIME).await {
+            return Err("no answer in time".to_owned());
+        }
         let mut state = self.lock();
         if state.life_of(spec.key).is_none() {
             return Err("connection refused".to_owned());
@@ -313,6 +391,9 @@ impl Upstream for World {
             (state.life_of(worker), state.fate())
         };
         let lost = |reason: &str| SendOutcome::Unknown { reason: reason.to_owned() };
+        if life.is_some() && !self.wait_for_wedged(worker, LONGEST_JOB).await {
+            return lost("no answer in time");
+        }
         match fate {
             _ if life.is_none() => {
                 return SendOutcome::Unreachable { reason: "connection refused".to_owned() };
@@ -323,7 +404,7 @@ impl Upstream for World {
             }
             Fate::Refused => return SendOutcome::Refused { message: "No entrypoint specified".to_owned() },
             Fate::RequestLost => return lost("connection reset"),
-            Fate::Taken | Fate::AnswerLost => {}
+            Fate::Taken | Fate::AnswerLost | Fate::AnswerLate => {}
         }
         if self.lock().dialect(worker) == Dialect::Sandrun && self.wait_for_lock(worker).await.is_none() {
             return lost("connection reset");
@@ -333,6 +414,10 @@ impl Upstream for World {
         }
         let remote = self.lock().take(worker, job, attempt_key(job, attempt));
         self.travel().await;
+        if let Fate::AnswerLate = fate {
+            let late = self.lock().rng.random_range(0..300_000);
+            sleep(Duration::from_millis(late)).await;
+        }
         match fate {
             Fate::AnswerLost => lost("the answer was cut off"),
             _ if self.lock().life_of(worker) != life => lost("connection reset"),
@@ -342,6 +427,9 @@ impl Upstream for World {
 
     async fn find_by_key(&self, at: &Contact, key: &str) -> KeyAnswer {
         self.travel().await;
+        if !self.wait_for_wedged(at.spec.key, HEALTH_TIME).await {
+            return KeyAnswer::Unanswered;
+        }
         let state = self.lock();
         match (state.life_of(at.spec.key), state.dialect(at.spec.key)) {
             (None, _) => KeyAnswer::Unanswered,

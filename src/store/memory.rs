@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use super::{
     Drain, EndedRun, Idempotency, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Payload,
@@ -22,6 +23,7 @@ use crate::worker::WorkerKey;
 #[derive(Default)]
 pub struct MemoryStore {
     shared: Mutex<Shared>,
+    crashed: Notify,
 }
 
 /// How a write fails.
@@ -33,6 +35,10 @@ pub enum Fault {
     BrokenUndone,
     /// [`StoreError::Broken`], and the change is made.
     BrokenDone,
+    /// The process ends before the change is made: the call never returns.
+    CrashBefore,
+    /// The process ends after the change is made.
+    CrashAfter,
 }
 
 #[derive(Default)]
@@ -45,6 +51,8 @@ struct Shared {
     last_sequence: i64,
     /// How the next writes fail, one for each.
     faults: VecDeque<Fault>,
+    writes: u64,
+    crash: Option<(u64, Fault)>,
 }
 
 struct Stored {
@@ -73,18 +81,47 @@ impl MemoryStore {
         self.lock().faults = iter::repeat_n(fault, writes).collect();
     }
 
+    /// Has the process end at a write, counted from the first.
+    pub fn crash_at(&self, write: u64, fault: Fault) {
+        self.lock().crash = Some((write, fault));
+    }
+
+    /// Writes so far.
+    pub fn writes(&self) -> u64 {
+        self.lock().writes
+    }
+
+    /// Rung when the process is to end.
+    pub fn crashed(&self) -> &Notify {
+        &self.crashed
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().expect("no change panics half-way")
     }
 
-    fn write<T>(&self, change: impl FnOnce(&mut Shared) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut shared = self.lock();
-        match shared.faults.pop_front() {
-            None => change(&mut shared),
-            Some(Fault::BrokenDone) => change(&mut shared).and(Err(broken())),
-            Some(Fault::BrokenUndone) => Err(broken()),
-            Some(Fault::Full) => Err(StoreError::Full),
+    async fn write<T>(
+        &self,
+        change: impl FnOnce(&mut Shared) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        {
+            let mut shared = self.lock();
+            shared.writes += 1;
+            let fault = match shared.crash {
+                Some((write, fault)) if write == shared.writes => Some(fault),
+                Some(_) | None => shared.faults.pop_front(),
+            };
+            match fault {
+                None => return change(&mut shared),
+                Some(Fault::BrokenDone) => return change(&mut shared).and(Err(broken())),
+                Some(Fault::BrokenUndone) => return Err(broken()),
+                Some(Fault::Full) => return Err(StoreError::Full),
+                Some(Fault::CrashBefore) => {}
+                Some(Fault::CrashAfter) => drop(change(&mut shared)),
+            }
         }
+        self.crashed.notify_one();
+        std::future::pending().await
     }
 }
 
@@ -95,24 +132,24 @@ fn broken() -> StoreError {
 #[async_trait]
 impl Store for MemoryStore {
     async fn insert(&self, job: NewJob) -> Result<Inserted, StoreError> {
-        self.write(|shared| shared.insert(job))
+        self.write(|shared| shared.insert(job)).await
     }
 
     async fn transition(&self, step: Transition) -> Result<Written, StoreError> {
         step.assert_sound();
-        self.write(|shared| Ok(shared.transition(step)))
+        self.write(|shared| Ok(shared.transition(step))).await
     }
 
     async fn reopen(&self, step: Transition) -> Result<Reopened, StoreError> {
-        self.write(|shared| Ok(shared.reopen(step)))
+        self.write(|shared| Ok(shared.reopen(step))).await
     }
 
     async fn drop_work(&self, before: Timestamp, limit: usize) -> Result<Vec<JobId>, StoreError> {
-        self.write(|shared| Ok(shared.drop_work(before, limit, |_| true)))
+        self.write(|shared| Ok(shared.drop_work(before, limit, |_| true))).await
     }
 
     async fn drop_spooled_work(&self, limit: usize) -> Result<Vec<JobId>, StoreError> {
-        self.write(|shared| Ok(shared.drop_work(Timestamp::from_micros(i64::MAX), limit, is_spooled)))
+        self.write(|shared| Ok(shared.drop_work(Timestamp::from_micros(i64::MAX), limit, is_spooled))).await
     }
 
     async fn spooled(&self) -> Result<Vec<JobId>, StoreError> {
@@ -132,6 +169,7 @@ impl Store for MemoryStore {
             shared.drains.insert(drain.worker, drain);
             Ok(())
         })
+        .await
     }
 
     async fn resume(&self, worker: WorkerKey) -> Result<(), StoreError> {
@@ -139,6 +177,7 @@ impl Store for MemoryStore {
             shared.drains.remove(&worker);
             Ok(())
         })
+        .await
     }
 
     async fn unfinished(&self) -> Result<Vec<JobRow>, StoreError> {
@@ -191,7 +230,7 @@ impl Store for MemoryStore {
     }
 
     async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<Vec<EndedRun>, StoreError> {
-        self.write(|shared| Ok(shared.forget_finished(before, limit)))
+        self.write(|shared| Ok(shared.forget_finished(before, limit))).await
     }
 
     async fn outputs(&self, id: &JobId) -> Result<Option<OutputsPlace>, StoreError> {
@@ -207,7 +246,7 @@ impl Store for MemoryStore {
     }
 
     async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError> {
-        self.write(|shared| Ok(shared.settle_outputs(run, to)))
+        self.write(|shared| Ok(shared.settle_outputs(run, to))).await
     }
 
     async fn oldest_kept(&self, limit: usize) -> Result<Vec<KeptRun>, StoreError> {
@@ -223,7 +262,7 @@ impl Store for MemoryStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.write(|_| Ok(()))
+        self.write(|_| Ok(())).await
     }
 }
 
