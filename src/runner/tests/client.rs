@@ -35,7 +35,11 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// The machine's best sandbox: the tests of the walls themselves fail where there is none.
+/// What tests grant their jobs.
+pub const GRANT: Grant =
+    Grant { limits: ROOMY, default_timeout: Duration::from_secs(30), network: NetworkPolicy::Refuse };
+
+/// The machine's best sandbox.
 pub fn sandbox() -> Sandbox {
     Sandbox::bubblewrap(&ROOMY, &Enforcement::find(&ROOMY)).unwrap_or(Sandbox::None)
 }
@@ -46,23 +50,28 @@ impl TestWorker {
     }
 
     pub async fn with(capacity: u32, sandbox: Sandbox, keep: Duration) -> Self {
-        Self::open(capacity, sandbox, keep, ROOMY).await
+        Self::open(capacity, sandbox, keep, GRANT).await
     }
 
     /// A worker whose jobs have these limits.
     pub async fn limited(limits: Limits) -> Self {
-        Self::open(2, sandbox(), Duration::from_secs(3600), limits).await
+        Self::granting(Grant { limits, ..GRANT }).await
     }
 
-    async fn open(capacity: u32, sandbox: Sandbox, keep: Duration, limits: Limits) -> Self {
+    /// A worker whose jobs are granted this.
+    pub async fn granting(grant: Grant) -> Self {
+        Self::open(2, sandbox(), Duration::from_secs(3600), grant).await
+    }
+
+    async fn open(capacity: u32, sandbox: Sandbox, keep: Duration, grant: Grant) -> Self {
         let data = tempfile::tempdir().unwrap();
         let worker = Worker::open(Settings {
             worker_id: WorkerIdentity::generate().public(),
             capacity: NonZeroU32::new(capacity).unwrap(),
             data: data.path().join("data"),
             sandbox,
-            enforcement: Enforcement::find(&limits),
-            grant: Grant { limits, default_timeout: Duration::from_secs(30), network: NetworkPolicy::Refuse },
+            enforcement: Enforcement::find(&grant.limits),
+            grant,
             interpreters: Vec::new(),
             keep,
             max_upload: 1024 * 1024,
