@@ -28,3 +28,4 @@ mod restart;
 mod submit;
 mod tidy;
 mod unknown;
+mod walls;

@@ -44,6 +44,9 @@ pub(super) struct LimitArgs {
 /// The sandbox itself takes two, and an interpreter that can do anything a few more.
 const PIDS_MIN: i64 = 8;
 
+/// With less, interpreters do not start.
+const MEMORY_BYTES_MIN: u64 = 16 << 20;
+
 /// With fewer, interpreters do not start.
 const OPEN_FILES_MIN: i64 = 16;
 
@@ -65,6 +68,11 @@ impl LimitArgs {
             Some(bytes) => bytes,
             None => machine_memory()? / u64::from(capacity.get()),
         };
+        if memory_bytes < MEMORY_BYTES_MIN {
+            let sentence =
+                format!("--memory is {memory_bytes} bytes; it must be at least {MEMORY_BYTES_MIN}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
+        }
         Ok(Grant {
             limits: Limits {
                 memory_bytes,

@@ -6,7 +6,7 @@ use super::client::{GRANT, Part, TestWorker, sandbox};
 use crate::runner::enforcement::Enforcement;
 use crate::runner::limits::tests::ROOMY;
 use crate::runner::limits::{Grant, NetworkPolicy};
-use crate::runner::sandbox::Sandbox;
+use crate::runner::sandbox::{Sandbox, SandboxError};
 
 /// A worker with real walls. On a machine that cannot have them, what is to be seen instead is that a worker that is
 /// asked for them refuses to start.
@@ -199,5 +199,21 @@ async fn timeout_ends_everything_a_job_has_started() {
         let after = worker.run("sleep 1.2", "{}").await;
         worker.end(&after).await;
         assert_eq!(worker.get(&format!("/download/{id}/survived")).await.status, 404);
+    }
+}
+
+#[test]
+fn user_whose_processes_the_kernel_does_not_count_gets_no_worker_without_control_groups() {
+    match Sandbox::bubblewrap(&ROOMY, &Enforcement::Rlimit) {
+        Err(SandboxError::Unbounded) => {
+            assert!(SandboxError::Unbounded.to_string().contains("as an ordinary user"));
+        }
+        Err(refusal) => eprintln!("no walls on this machine: {refusal}"),
+        // What holds them then is tested with the worker as an ordinary user.
+        Ok(_) => assert!(
+            !rustix::process::geteuid().is_root()
+                || std::fs::read_to_string("/proc/self/uid_map").unwrap().split_whitespace().nth(1)
+                    != Some("0")
+        ),
     }
 }
