@@ -98,6 +98,9 @@ fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
             Sandbox::None
         }
     };
+    if args.key.canonicalize().is_ok_and(|key| sandbox.shows(&key)) {
+        return Err(format!("--key {}: every job can read that file", args.key.display()).into());
+    }
     log::info!(
         "capacity {capacity}, sandbox {}, data {}, results kept {keep:?}, uploads up to {max_upload} bytes",
         sandbox.name(),

@@ -111,9 +111,15 @@ impl Groups {
 }
 
 impl Group {
-    /// The files into which a process writes `0` to join.
+    /// The files into which a process of one thread writes `0` to join.
     pub fn doors(&self) -> impl Iterator<Item = PathBuf> {
-        self.dirs.iter().map(|dir| dir.join("cgroup.procs"))
+        // A process that moves as one thread waits for nobody; one that moves as a process waits ten milliseconds for
+        // all processors. Version 2 does not move single threads.
+        let door = match self.version {
+            Version::One => "tasks",
+            Version::Two => "cgroup.procs",
+        };
+        self.dirs.iter().map(move |dir| dir.join(door))
     }
 
     /// The limit that was broken, if one was: the kernel counts how often it had to hold a group back.

@@ -166,6 +166,6 @@ mod tests {
     fn filter_fits_into_what_the_kernel_takes_and_a_pipe_holds() {
         let length = filter().unwrap().len();
         // BPF_MAXINSNS instructions of 8 bytes; a pipe holds at least a page.
-        assert!(length % 8 == 0 && length < 4096, "{length}");
+        assert!(length.is_multiple_of(8) && length < 4096, "{length}");
     }
 }

@@ -43,7 +43,11 @@ impl Places {
     pub(super) fn version_two(&self) -> Vec<PathBuf> {
         let Some(mount) = self.mounts.iter().find(|mount| mount.kind == "cgroup2") else { return Vec::new() };
         let own = self.own.lines().find_map(|line| line.strip_prefix("0::"));
-        let own = own.map(|group| mount.dir(Path::new(group)));
+        let own = own.map(|group| mount.dir(Path::new(group))).map(|dir| match dir.parent() {
+            // This process has stepped aside before.
+            Some(parent) if dir.ends_with(aside_name()) => parent.to_owned(),
+            _ => dir,
+        });
         own.into_iter().chain([mount.point.clone()]).filter(|dir| prepare(dir).is_ok()).collect()
     }
 
@@ -89,6 +93,11 @@ impl Mount {
     }
 }
 
+/// The group that the worker moves to, out of the one that jobs' groups are made in.
+fn aside_name() -> String {
+    format!("{NAME}{}-worker", std::process::id())
+}
+
 /// Sees to it that groups below this one can bound what jobs use.
 fn prepare(dir: &Path) -> io::Result<()> {
     let enabled = fs::read_to_string(dir.join("cgroup.subtree_control"))?;
@@ -102,7 +111,7 @@ fn prepare(dir: &Path) -> io::Result<()> {
     // Refused while a process is in the group itself: this one, under systemd.
     match enable() {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            let aside = dir.join(format!("{NAME}{}-worker", std::process::id()));
+            let aside = dir.join(aside_name());
             fs::create_dir(&aside)?;
             let moved = write(&aside.join("cgroup.procs"), "0").and_then(|()| enable());
             if moved.is_err() {
@@ -154,6 +163,10 @@ mod tests {
         let places = Places::parse(&mounts, OWN.to_owned());
         assert_eq!(places.version_two(), [at.join("unit"), at.to_owned()]);
         assert!(fs::read_to_string(at.join("unit/cgroup.subtree_control")).unwrap().starts_with("+pids"));
+        let aside = format!("unit/{}", aside_name());
+        groups(at, &[&aside]);
+        let moved = Places::parse(&mounts, OWN.replace("unit", &aside));
+        assert_eq!(moved.version_two(), [at.join("unit"), at.to_owned()]);
         fs::remove_file(at.join("unit/cgroup.subtree_control")).unwrap();
         assert_eq!(places.version_two(), [at.to_owned()]);
     }
