@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::bodies;
-use crate::harness::{BINARY, serve};
+use crate::harness::{BINARY, SOON, eventually, serve};
 use crate::wire::Call;
 
 /// Whom a worker runs as when the tests run as root: nobody, as an operator would give it a user of its own.
@@ -28,7 +28,7 @@ enum User {
 }
 
 struct Worker {
-    _child: Child,
+    child: Child,
     _dir: TempDir,
     address: SocketAddr,
 }
@@ -59,7 +59,7 @@ impl Worker {
         let log = fs::File::create(at("log")).unwrap();
         let listen = ["worker", "--key", "worker.pem", "--listen", "127.0.0.1:0", "--data", "data"];
         match serve(command(&[&listen[..], args].concat()), log).await {
-            Ok((child, address)) => Ok(Self { _child: child, _dir: dir, address }),
+            Ok((child, address)) => Ok(Self { child, _dir: dir, address }),
             Err(_) => Err(fs::read_to_string(at("log")).unwrap()),
         }
     }
@@ -68,11 +68,16 @@ impl Worker {
         Call::get(target).send(self.address).await.unwrap().expect(200)
     }
 
-    /// Runs a shell script; its last status, and its standard output.
-    async fn run(&self, script: &str) -> (Value, String) {
+    /// Submits a shell script; its name.
+    async fn submit(&self, script: &str) -> String {
         let call = bodies::form(&[("run.sh", script.as_bytes())], None);
         let accepted = call.send(self.address).await.unwrap().expect(200);
-        let job = accepted["job_id"].as_str().unwrap();
+        accepted["job_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs a shell script; its last status, and its standard output.
+    async fn run(&self, script: &str) -> (Value, String) {
+        let job = self.submit(script).await;
         let status = self.get(&format!("/status/{job}?wait=30")).await;
         let logs = self.get(&format!("/logs/{job}")).await;
         (status, logs["stdout"].as_str().unwrap().to_owned())
@@ -129,6 +134,24 @@ async fn ordinary_user_holds_its_jobs_without_control_groups() {
         let (status, stdout) = worker.run("cat /etc/shadow; id -u; echo on").await;
         assert_eq!((&status["status"], &*stdout), (&json!("completed"), "65534\non\n"));
     }
+}
+
+#[tokio::test]
+async fn job_dies_with_its_worker() {
+    let mut worker = match Worker::start(User::Own, &["env"], &LIMITS).await {
+        Ok(worker) => worker,
+        Err(said) => return assert_refused(&said),
+    };
+    // A number of seconds that no other process sleeps.
+    worker.submit("sleep 600.375").await;
+    let sleeping = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mut lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+        lines.any(|line| line == b"sleep\x00600.375\x00")
+    };
+    eventually("the job runs", SOON, async || sleeping().then_some(())).await;
+    worker.child.kill().await.unwrap();
+    eventually("nothing of it is left", SOON, async || (!sleeping()).then_some(())).await;
 }
 
 #[tokio::test]
