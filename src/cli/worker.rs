@@ -14,13 +14,21 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::runner::enforcement::Enforcement;
+use crate::runner::interpreter::Interpreter;
 use crate::runner::sandbox::Sandbox;
 use crate::runner::server::{Stop, serve};
 use crate::runner::worker::{Settings, Worker};
 use crate::worker::identity::WorkerIdentity;
+use limits::LimitArgs;
+
+mod limits;
 
 /// Largest key file read, in bytes: a PEM of an Ed25519 key has about 120.
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// The first file after standard input, output and error.
+const FIRST_FD: i32 = 3;
 
 /// Run jobs on this machine for a pool
 #[derive(Debug, clap::Args)]
@@ -46,9 +54,8 @@ pub struct Args {
     /// Largest submission taken
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     max_upload: u64,
-    /// How long a job may run whose manifest does not say
-    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = parse_time)]
-    default_timeout: Duration,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -73,28 +80,37 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
+    // Whoever has started this worker may have left files open in it, which are no job's business.
+    close_fds::set_fds_cloexec(FIRST_FD, &[]);
     let worker_id = read_key(&args.key)?.public();
+    let Args { listen, data, keep, max_upload, .. } = args;
+    let capacity = match args.capacity {
+        Some(capacity) => capacity,
+        None => NonZeroU32::try_from(std::thread::available_parallelism()?).unwrap_or(NonZeroU32::MIN),
+    };
+    let grant = args.limits.grant(capacity)?;
+    let enforcement = Enforcement::find(&grant.limits);
     let sandbox = match args.sandbox {
-        Walls::Bubblewrap => Sandbox::bubblewrap()
+        Walls::Bubblewrap => Sandbox::bubblewrap(&grant.limits, &enforcement)
             .map_err(|error| format!("{error}; to run jobs without a sandbox, say --sandbox none"))?,
         Walls::None => {
             log::warn!("jobs run without a sandbox: each can read and do whatever this user can");
             Sandbox::None
         }
     };
-    let capacity = match args.capacity {
-        Some(capacity) => capacity,
-        None => NonZeroU32::try_from(std::thread::available_parallelism()?).unwrap_or(NonZeroU32::MIN),
-    };
-    let Args { listen, data, keep, max_upload, default_timeout, .. } = args;
+    if args.key.canonicalize().is_ok_and(|key| sandbox.shows(&key)) {
+        return Err(format!("--key {}: every job can read that file", args.key.display()).into());
+    }
     log::info!(
-        "capacity {capacity}, sandbox {}, data {}, results kept {keep:?}, uploads up to {max_upload} bytes, \
-         jobs up to {default_timeout:?} unless they say otherwise",
+        "capacity {capacity}, sandbox {}, data {}, results kept {keep:?}, uploads up to {max_upload} bytes",
         sandbox.name(),
         data.display(),
     );
+    log::info!("{grant:?}, held by {}", enforcement.name());
     let named = data.display().to_string();
-    let settings = Settings { worker_id, capacity, data, sandbox, keep, max_upload, default_timeout };
+    let interpreters = Interpreter::installed();
+    let settings =
+        Settings { worker_id, capacity, data, sandbox, enforcement, grant, interpreters, keep, max_upload };
     let worker = Worker::open(settings).map_err(|error| format!("--data {named}: {error}"))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -1,7 +1,9 @@
 //! The programs that may run a job's entrypoint.
 
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 /// Where an interpreter is looked for: directories that every job sees.
@@ -9,6 +11,12 @@ const DIRECTORIES: [&str; 3] = ["/usr/bin", "/bin", "/usr/local/bin"];
 
 /// Trees that every job sees, one of which must hold what an interpreter's links lead to.
 const VISIBLE: [&str; 3] = ["/usr", "/bin", "/lib"];
+
+/// Longest time, in seconds, that an interpreter may take to tell its version.
+const VERSION_SECONDS_MAX: &str = "5";
+
+/// Most bytes read of what it tells.
+const VERSION_BYTES_MAX: u64 = 4096;
 
 /// An interpreter that a manifest may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +35,15 @@ pub enum Interpreter {
     Ruby,
     /// Perl.
     Perl,
+}
+
+/// An interpreter that jobs can be run with here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Which one.
+    pub interpreter: Interpreter,
+    /// Its version, if it tells one.
+    pub version: Option<String>,
 }
 
 /// A manifest names an interpreter that is not in the list.
@@ -60,6 +77,31 @@ impl Interpreter {
         }
     }
 
+    /// All that are installed where jobs can see them. Blocks: each is asked for its version.
+    #[must_use]
+    pub fn installed() -> Vec<Installed> {
+        let found = Self::ALL.into_iter().filter_map(|known| Some((known, known.locate().ok()?)));
+        found
+            .map(|(interpreter, program)| Installed { interpreter, version: interpreter.version(&program) })
+            .collect()
+    }
+
+    fn version(self, program: &Path) -> Option<String> {
+        let args: &[&str] = match self {
+            Self::Python3 | Self::Python | Self::Node | Self::Bash | Self::Ruby => &["--version"],
+            Self::Perl => &["-e", "print $^V"],
+            // The small ones take this for a script's name, and have no version to tell.
+            Self::Sh => return None,
+        };
+        let mut asked = Command::new("timeout");
+        asked.arg(VERSION_SECONDS_MAX).arg(program).args(args).stdin(Stdio::null());
+        let mut child = asked.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        let mut told = String::new();
+        let read = child.stdout.take()?.take(VERSION_BYTES_MAX).read_to_string(&mut told);
+        child.wait().ok().filter(|status| status.success()).and(read.ok())?;
+        version_in(&told)
+    }
+
     /// The program to start, as a path that holds inside the sandbox too.
     ///
     /// # Errors
@@ -75,6 +117,15 @@ impl Interpreter {
         Err(elsewhere
             .map_or(MissingInterpreter::NotInstalled(self), |p| MissingInterpreter::OutOfSight(self, p)))
     }
+}
+
+/// The first word of a text that is a version, without what is around it.
+fn version_in(text: &str) -> Option<String> {
+    let mut words = text.split_whitespace().map(|word| word.trim_start_matches(['v', '(']));
+    let word =
+        words.find(|word| word.starts_with(|char: char| char.is_ascii_digit()) && word.contains('.'))?;
+    let end = word.find(|char: char| !char.is_ascii_alphanumeric() && char != '.').unwrap_or(word.len());
+    Some(word[..end].to_owned())
 }
 
 /// Whether a program exists and everything its links lead through to is in a tree that jobs see.
@@ -133,6 +184,29 @@ mod tests {
         }
         let error = "/bin/sh".parse::<Interpreter>().unwrap_err().to_string();
         assert!(error.contains("python3, python, node, bash"), "{error}");
+    }
+
+    #[test]
+    fn versions_are_found_in_what_interpreters_say() {
+        for (text, version) in [
+            ("Python 3.11.2\n", Some("3.11.2")),
+            ("v18.20.4\n", Some("18.20.4")),
+            ("GNU bash, version 5.2.15(1)-release (x86_64-pc-linux-gnu)\n", Some("5.2.15")),
+            ("ruby 3.1.2p20 (2022-04-12 revision 4491bb740a) [x86_64-linux-gnu]\n", Some("3.1.2p20")),
+            ("v5.36.0", Some("5.36.0")),
+            ("", None),
+            ("busybox sh 2 go\n", None),
+        ] {
+            assert_eq!(version_in(text).as_deref(), version, "{text}");
+        }
+    }
+
+    #[test]
+    fn installed_interpreters_tell_their_versions() {
+        let installed = Interpreter::installed();
+        let found = |wanted| installed.iter().find(|found| found.interpreter == wanted).unwrap();
+        assert_eq!(found(Interpreter::Sh).version, None);
+        assert!(found(Interpreter::Python3).version.as_deref().unwrap().starts_with("3."));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::jobdir::JobDir;
+use super::limits::{Limit, Limits};
 use super::logs::Logs;
 use super::outputs::{OutputRule, Outputs};
 use super::sandbox::Plan;
@@ -39,6 +40,8 @@ pub struct Order {
     pub plan: Plan,
     /// How long it may run.
     pub timeout: Duration,
+    /// What it may use.
+    pub limits: Limits,
     /// Its files.
     pub work: WorkDir,
     /// Which of them are outputs.
@@ -89,6 +92,8 @@ pub enum Verdict {
     WorkerStopped,
     /// A client cancelled it.
     Cancelled,
+    /// It used more than it may.
+    OverLimit(Limit),
     /// Its process could not be started or followed.
     Broken(String),
 }
@@ -202,9 +207,12 @@ impl Verdict {
     fn status(&self) -> Status {
         match self {
             Self::Exited(0) => Status::Completed,
-            Self::Exited(_) | Self::TimedOut | Self::WorkerStopped | Self::Cancelled | Self::Broken(_) => {
-                Status::Failed
-            }
+            Self::Exited(_)
+            | Self::TimedOut
+            | Self::WorkerStopped
+            | Self::Cancelled
+            | Self::OverLimit(_)
+            | Self::Broken(_) => Status::Failed,
         }
     }
 
@@ -213,7 +221,7 @@ impl Verdict {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Exited(code) => *code,
-            Self::TimedOut | Self::WorkerStopped | Self::Cancelled => 137,
+            Self::TimedOut | Self::WorkerStopped | Self::Cancelled | Self::OverLimit(_) => 137,
             Self::Broken(_) => 127,
         }
     }
@@ -226,7 +234,18 @@ impl Verdict {
             Self::TimedOut => Some("timeout"),
             Self::WorkerStopped => Some("worker_stopped"),
             Self::Cancelled => Some("cancelled"),
+            Self::OverLimit(limit) => Some(limit.reason()),
             Self::Broken(_) => Some("worker_error"),
+        }
+    }
+
+    /// The same for people, where there is more to say.
+    #[must_use]
+    pub fn explanation(&self) -> Option<String> {
+        match self {
+            Self::Exited(_) | Self::TimedOut | Self::WorkerStopped | Self::Cancelled => None,
+            Self::OverLimit(limit) => Some(limit.to_string()),
+            Self::Broken(error) => Some(error.clone()),
         }
     }
 }

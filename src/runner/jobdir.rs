@@ -3,6 +3,8 @@
 //! ```text
 //! DATA/worker.lock     held by the process that owns the data directory
 //! DATA/jobs/ID/work    what the job sees as its world
+//! DATA/jobs/ID/tmp     its /tmp, until it ends
+//! DATA/jobs/ID/shm     its /dev/shm, until it ends
 //! DATA/jobs/ID/upload  archives, until they are unpacked
 //! DATA/jobs/ID/stdout  and stderr
 //! ```
@@ -72,8 +74,9 @@ impl DataDir {
         let path = self.jobs.join(id);
         DirBuilder::new().mode(0o700).create(&path)?;
         let dir = JobDir { path };
-        fs::create_dir(dir.upload())?;
-        fs::create_dir(dir.path.join("work"))?;
+        for part in [dir.upload(), dir.path.join("work"), dir.tmp(), dir.shm()] {
+            fs::create_dir(part)?;
+        }
         Ok(dir)
     }
 }
@@ -89,6 +92,26 @@ impl JobDir {
     #[must_use]
     pub fn upload(&self) -> PathBuf {
         self.path.join("upload")
+    }
+
+    /// What the job sees as `/tmp`.
+    #[must_use]
+    pub fn tmp(&self) -> PathBuf {
+        self.path.join("tmp")
+    }
+
+    /// What the job sees as `/dev/shm`.
+    #[must_use]
+    pub fn shm(&self) -> PathBuf {
+        self.path.join("shm")
+    }
+
+    /// Removes what a job has no use for once it has ended.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_scratch(&self) -> io::Result<()> {
+        remove_tree(&self.tmp()).and(remove_tree(&self.shm()))
     }
 
     /// Where the job works.
@@ -115,22 +138,46 @@ impl Drop for JobDir {
     }
 }
 
-/// Removes a tree, also where a job has taken away its owner's rights to directories.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    let Err(first) = fs::remove_dir_all(path) else { return Ok(()) };
-    if first.kind() != io::ErrorKind::PermissionDenied {
-        return Err(first);
-    }
-    let mut pending = vec![path.to_owned()];
+/// Removes a tree, also where a job has taken away its owner's rights to directories, and however deep it has nested
+/// them: each directory is moved up before it is emptied, so that neither a path nor a recursion grows with the depth.
+fn remove_tree(root: &Path) -> io::Result<()> {
+    let owners = || Permissions::from_mode(0o700);
+    fs::set_permissions(root, owners())?;
+    let aside = make_aside(root)?;
+    let mut moved: u64 = 0;
+    let mut pending = vec![root.to_owned()];
     while let Some(dir) = pending.pop() {
-        fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&dir)?.flatten() {
-            if entry.file_type()?.is_dir() {
-                pending.push(entry.path());
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            if !path.symlink_metadata()?.is_dir() {
+                fs::remove_file(path)?;
+            } else if path != aside {
+                fs::set_permissions(&path, owners())?;
+                let up = aside.join(moved.to_string());
+                moved += 1;
+                fs::rename(path, &up)?;
+                pending.push(up);
             }
         }
+        if dir != root {
+            fs::remove_dir(dir)?;
+        }
     }
-    fs::remove_dir_all(path)
+    fs::remove_dir(aside)?;
+    fs::remove_dir(root)
+}
+
+/// Makes a directory with a name that nothing in the tree's root has.
+fn make_aside(root: &Path) -> io::Result<PathBuf> {
+    let mut number: u64 = 0;
+    loop {
+        let aside = root.join(format!(".removed-{number}"));
+        match fs::create_dir(&aside) {
+            Ok(()) => return Ok(aside),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +206,23 @@ mod tests {
         fs::create_dir(dir.path().join("jobs")).unwrap();
         assert!(DataDir::open(dir.path()).unwrap_err().to_string().contains("no worker"));
         assert!(dir.path().join("jobs").exists());
+    }
+
+    #[test]
+    fn tree_goes_however_deep_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let job = data.create_job("job_1_1").unwrap();
+        // Deeper than the longest path.
+        let dig = "import os\nfor _ in range(5000): os.mkdir('d'); os.chdir('d')\nopen('.removed-0', 'w')";
+        let work = job.work().unwrap();
+        fs::create_dir(work.path().join(".removed-0")).unwrap();
+        let mut python = std::process::Command::new("python3");
+        assert!(python.args(["-c", dig]).current_dir(work.path()).status().unwrap().success());
+        assert!(!work.walk().truncated);
+        let path = job.path().to_owned();
+        drop(job);
+        assert!(!path.exists());
     }
 
     #[test]

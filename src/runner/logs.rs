@@ -65,6 +65,10 @@ impl Extents {
         }
     }
 
+    fn written(&self) -> u64 {
+        self.stdout.written.saturating_add(self.stderr.written)
+    }
+
     fn of_mut(&mut self, stream: Stream) -> &mut Extent {
         match stream {
             Stream::Stdout => &mut self.stdout,
@@ -84,6 +88,19 @@ impl Logs {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Extents> {
         self.extents.subscribe()
+    }
+
+    /// Bytes that the job has written to both streams, kept or not.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.extents.borrow().written()
+    }
+
+    /// Waits until the job has written more than this to both streams.
+    pub async fn outgrow(&self, bytes: u64) {
+        let mut extents = self.watch();
+        let grown = extents.wait_for(|extents| extents.written() > bytes).await;
+        grown.expect("the sender lives as long as these logs");
     }
 
     /// Copies a stream to its file until the stream ends.

@@ -15,7 +15,7 @@ pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
 /// Most `args`, `env` entries or `outputs` patterns: bubblewrap refuses command lines of more than 9,000 words.
 const LIST_ENTRIES_MAX: usize = 1_000;
 
-/// Longest `timeout` that can be asked for: a year, as a pool takes it. A larger number is a slip of the unit.
+/// Longest `timeout` or `cpu_seconds` that can be asked for: a year, as a pool takes it. A larger number is a slip of the unit.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A validated manifest. What it does not say is `None` or empty: the upload's files or the worker decide.
@@ -33,6 +33,12 @@ pub struct Manifest {
     pub outputs: Vec<String>,
     /// How long the job may run.
     pub timeout: Option<Duration>,
+    /// How much memory it may use, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// How much CPU time it may use.
+    pub cpu: Option<Duration>,
+    /// Whether it needs a network.
+    pub network: Option<bool>,
 }
 
 /// A manifest that cannot be run: the sentence names the field and what is wrong with it.
@@ -48,6 +54,9 @@ struct Fields {
     env: Option<BTreeMap<String, String>>,
     outputs: Option<Vec<String>>,
     timeout: Option<f64>,
+    memory_mb: Option<u64>,
+    cpu_seconds: Option<f64>,
+    network: Option<bool>,
 }
 
 impl Manifest {
@@ -59,8 +68,9 @@ impl Manifest {
         if json.len() > MANIFEST_BYTES_MAX {
             return Err(ManifestError(format!("it is larger than {MANIFEST_BYTES_MAX} bytes")));
         }
-        let Fields { entrypoint, interpreter, args, env, outputs, timeout } =
-            serde_json::from_slice(json).map_err(|error| ManifestError(error.to_string()))?;
+        let fields = serde_json::from_slice(json).map_err(|error| ManifestError(error.to_string()))?;
+        let Fields { entrypoint, interpreter, args, env, outputs, timeout, memory_mb, cpu_seconds, network } =
+            fields;
         Ok(Self {
             entrypoint: entrypoint
                 .filter(|text| !text.is_empty())
@@ -73,7 +83,10 @@ impl Manifest {
             args: arguments(args.unwrap_or_default())?,
             env: environment(env.unwrap_or_default())?,
             outputs: bounded("outputs", outputs.unwrap_or_default())?,
-            timeout: timeout.map(duration).transpose()?,
+            timeout: timeout.map(|seconds| duration("timeout", seconds)).transpose()?,
+            memory_bytes: memory_mb.map(mebibytes).transpose()?,
+            cpu: cpu_seconds.map(|seconds| duration("cpu_seconds", seconds)).transpose()?,
+            network,
         })
     }
 }
@@ -113,11 +126,16 @@ fn bounded<T>(field: &str, list: Vec<T>) -> Result<Vec<T>, ManifestError> {
     Ok(list)
 }
 
-fn duration(seconds: f64) -> Result<Duration, ManifestError> {
+fn mebibytes(number: u64) -> Result<u64, ManifestError> {
+    let bytes = number.checked_mul(1 << 20).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| ManifestError(format!("memory_mb is {number}, which is no amount of memory")))
+}
+
+fn duration(field: &str, seconds: f64) -> Result<Duration, ManifestError> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(timeout) if !timeout.is_zero() && timeout <= TIMEOUT_MAX => Ok(timeout),
         _ => Err(ManifestError(format!(
-            "timeout is {seconds}; it must be more than 0 and at most {} seconds",
+            "{field} is {seconds}; it must be more than 0 and at most {} seconds",
             TIMEOUT_MAX.as_secs()
         ))),
     }
@@ -139,13 +157,15 @@ mod tests {
     fn manifest_reads_its_fields_and_ignores_others() {
         let manifest = Manifest::parse(
             br#"{"entrypoint":"./src/main.py","interpreter":"python3","args":["-n","1"],"env":{"B":"2","A":"x=y"},
-                "outputs":["results/"],"timeout":2.5,"memory_mb":512,"requirements":"numpy","environment":""}"#,
+                "outputs":["results/"],"timeout":2.5,"memory_mb":512,"cpu_seconds":10,"network":true,"requirements":"numpy","environment":""}"#,
         )
         .unwrap();
         assert_eq!(manifest.entrypoint.unwrap().as_str(), "src/main.py");
         assert_eq!(manifest.interpreter, Some(Interpreter::Python3));
         assert_eq!(manifest.env, [("A".into(), "x=y".into()), ("B".into(), "2".into())]);
         assert_eq!(manifest.timeout, Some(Duration::from_millis(2500)));
+        assert_eq!((manifest.memory_bytes, manifest.cpu), (Some(512 << 20), Some(Duration::from_secs(10))));
+        assert_eq!(manifest.network, Some(true));
         assert_eq!(Manifest::parse(b"{}").unwrap(), Manifest::default());
     }
 
@@ -162,6 +182,11 @@ mod tests {
             (r#"{"timeout":0}"#, "timeout"),
             (r#"{"timeout":-1}"#, "timeout"),
             (r#"{"timeout":1e12}"#, "31536000"),
+            (r#"{"memory_mb":0}"#, "memory_mb"),
+            (r#"{"memory_mb":-1}"#, "expected u64"),
+            (r#"{"memory_mb":99999999999999}"#, "memory_mb"),
+            (r#"{"cpu_seconds":0}"#, "cpu_seconds"),
+            (r#"{"network":"yes"}"#, "boolean"),
         ] {
             let error = Manifest::parse(json.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(part), "{json}: {error}");

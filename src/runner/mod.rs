@@ -5,14 +5,19 @@
 //! - [`registry`] admits a job if it can run at once, and knows all jobs;
 //! - [`upload`] writes the request's files to the job's directory ([`jobdir`]) as they arrive;
 //! - [`order`] unpacks them ([`unpack`]) and decides with the [`manifest`] what is run, by which [`interpreter`];
-//! - [`execute`] runs it: a [`process`] in a [`sandbox`], its output kept as [`logs`], its [`usage`] measured;
+//! - [`execute`] runs it: a [`process`] in a [`sandbox`] with a [`seccomp`] filter, its output kept as [`logs`];
+//! - [`enforcement`], by [`cgroup`] or resource limits, and [`disk`] hold it to its [`limits`], and [`usage`] is measured;
 //! - [`job`] is what is then known; [`outputs`] lists its files and [`workdir`] opens them safely.
 
+pub mod cgroup;
+pub mod disk;
+pub mod enforcement;
 pub mod execute;
 mod http;
 pub mod interpreter;
 pub mod job;
 pub mod jobdir;
+pub mod limits;
 pub mod logs;
 pub mod manifest;
 pub mod order;
@@ -22,6 +27,7 @@ pub mod process;
 pub mod refusal;
 pub mod registry;
 pub mod sandbox;
+pub mod seccomp;
 pub mod server;
 pub mod unpack;
 pub mod upload;

@@ -2,23 +2,23 @@
 
 use std::fs;
 use std::io::Read;
-use std::time::Duration;
 
 use super::interpreter::Interpreter;
 use super::job::Order;
 use super::jobdir::JobDir;
+use super::limits::Grant;
 use super::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use super::outputs::OutputRule;
 use super::path::JobPath;
 use super::refusal::Refusal;
-use super::sandbox::Plan;
-use super::unpack::{Limits, UnpackError, Unpacker};
+use super::sandbox::{Network, Plan};
+use super::unpack::{self, UnpackError, Unpacker};
 use super::upload::Upload;
 use super::workdir::WorkDir;
 
 /// What the archives of one job may unpack to: room for eight times the largest usual upload, and as many files as
 /// can be looked through quickly when the outputs are listed.
-const UNPACKED_MAX: Limits = Limits { entries: 50_000, bytes: 8 * 1024 * 1024 * 1024 };
+const UNPACKED_MAX: unpack::Limits = unpack::Limits { entries: 50_000, bytes: 8 * 1024 * 1024 * 1024 };
 
 /// What is run when nobody says so: the first of these that was uploaded.
 const DEFAULT_ENTRYPOINTS: [(&str, Interpreter); 3] =
@@ -29,14 +29,15 @@ impl Order {
     ///
     /// # Errors
     /// When the upload cannot be unpacked, or asks for what cannot be run.
-    pub fn prepare(dir: JobDir, upload: Upload, default_timeout: Duration) -> Result<Self, Refusal> {
+    pub fn prepare(dir: JobDir, upload: Upload, grant: Grant) -> Result<Self, Refusal> {
         let disk = |error| Refusal::disk("preparing a job's directory", &error);
         let part = match &upload.manifest {
             Some(json) => Manifest::parse(json).map_err(Refusal::bad_request)?,
             None => Manifest::default(),
         };
         let work = dir.work().map_err(disk)?;
-        let mut unpacker = Unpacker::new(&work, UNPACKED_MAX);
+        let bytes = UNPACKED_MAX.bytes.min(grant.limits.disk_bytes);
+        let mut unpacker = Unpacker::new(&work, unpack::Limits { bytes, ..UNPACKED_MAX });
         for (archive, kind) in &upload.archives {
             unpacker.unpack(archive, *kind).map_err(refusal)?;
         }
@@ -44,9 +45,14 @@ impl Order {
 
         let manifest = complete(part, &work)?;
         let rule = OutputRule::new(&manifest.outputs, &work).map_err(Refusal::bad_request)?;
-        let timeout = manifest.timeout.unwrap_or(default_timeout);
-        let plan = plan(manifest, &work)?;
-        Ok(Self { plan, timeout, work, rule, hash: upload.hash, dir })
+        let timeout = manifest.timeout.unwrap_or(grant.default_timeout);
+        let limits = grant.limits.asked(manifest.memory_bytes, manifest.cpu).map_err(Refusal::bad_request)?;
+        let network = match manifest.network {
+            Some(true) => grant.network.ask().map(|()| Network::Host).map_err(Refusal::bad_request)?,
+            Some(false) | None => Network::None,
+        };
+        let plan = plan(manifest, network, &work)?;
+        Ok(Self { plan, timeout, limits, work, rule, hash: upload.hash, dir })
     }
 }
 
@@ -70,10 +76,13 @@ fn complete(part: Manifest, work: &WorkDir) -> Result<Manifest, Refusal> {
         env: if part.env.is_empty() { file.env } else { part.env },
         outputs: if part.outputs.is_empty() { file.outputs } else { part.outputs },
         timeout: part.timeout.or(file.timeout),
+        memory_bytes: part.memory_bytes.or(file.memory_bytes),
+        cpu: part.cpu.or(file.cpu),
+        network: part.network.or(file.network),
     })
 }
 
-fn plan(manifest: Manifest, work: &WorkDir) -> Result<Plan, Refusal> {
+fn plan(manifest: Manifest, network: Network, work: &WorkDir) -> Result<Plan, Refusal> {
     let (entrypoint, usual) = match manifest.entrypoint {
         Some(entrypoint) => (entrypoint, Interpreter::Python3),
         None => DEFAULT_ENTRYPOINTS
@@ -87,7 +96,7 @@ fn plan(manifest: Manifest, work: &WorkDir) -> Result<Plan, Refusal> {
     }
     let interpreter = manifest.interpreter.unwrap_or(usual);
     let program = interpreter.locate().map_err(Refusal::bad_request)?;
-    Ok(Plan { interpreter, program, entrypoint, args: manifest.args, env: manifest.env })
+    Ok(Plan { interpreter, program, entrypoint, args: manifest.args, env: manifest.env, network })
 }
 
 fn refusal(error: UnpackError) -> Refusal {

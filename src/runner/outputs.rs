@@ -92,11 +92,15 @@ impl OutputRule {
         Outputs { files, truncated }
     }
 
-    /// Lists the outputs of a job that has ended, with their digests.
+    /// Lists the outputs of a job that has ended, with their digests, as far as they have no more than `hashed_max`
+    /// bytes together: holes and links can make a listing much longer than the disk that it describes.
     #[must_use]
-    pub fn collect(&self, work: &WorkDir) -> Outputs {
+    pub fn collect(&self, work: &WorkDir, hashed_max: u64) -> Outputs {
         let mut outputs = self.list(work);
+        let mut left = hashed_max;
         for output in &mut outputs.files {
+            let Some(rest) = left.checked_sub(output.found.stamp.size) else { continue };
+            left = rest;
             // A file that cannot be read is listed all the same; asking for it will say why.
             output.sha256 = work.open(&output.found.path).ok().and_then(|open| sha256(open.file).ok());
         }
@@ -212,7 +216,7 @@ mod tests {
         let rule = OutputRule::new(&[], &work).unwrap();
         fs::write(dir.path().join("data.txt"), "longer than before").unwrap();
         fs::write(dir.path().join("new"), "abc").unwrap();
-        let outputs = rule.collect(&work);
+        let outputs = rule.collect(&work, u64::MAX);
         assert_eq!(names(&outputs), ["data.txt", "new"]);
 
         let new = &outputs.files[1];

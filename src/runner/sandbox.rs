@@ -1,39 +1,61 @@
 //! The walls around a job: the command line that starts its process.
 //!
-//! Under bubblewrap a job has namespaces of its own for users, mounts, processes, network, IPC, host name and cgroups.
-//! It sees the system's programs read-only, an empty `/tmp`, its work directory as `/work`, and nothing else: neither
-//! other jobs nor the worker's key are there to be protected. `--sandbox none` is for machines whose operator has
-//! other walls, and for trying things out.
+//! Under bubblewrap a job has namespaces of its own for users, mounts, processes, network, IPC, host name and cgroups,
+//! no capabilities, and a filter of system calls. It sees the system's programs read-only, its work directory as
+//! `/work`, a `/tmp` of its own, and nothing else: neither other jobs nor the worker's key are there to be protected.
+//! `--sandbox none` is for machines whose operator has other walls, and for trying things out.
+//!
+//! Whatever has to happen in the new process before it is the job (joining a group, setting limits, taking over the
+//! filter) is done by small programs that start the next one: a shell, `setsid`, `bwrap`, `prlimit`, a shell.
 
-use std::fmt;
-use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use super::enforcement::Hold;
 use super::interpreter::Interpreter;
+use super::jobdir::JobDir;
+use super::limits::Limits;
 use super::path::JobPath;
+use view::View;
+
+mod probe;
+mod view;
+
+pub use probe::SandboxError;
 
 /// What a job's environment is before its manifest adds to it.
 const ENVIRONMENT: [(&str, &str); 3] =
     [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("HOME", "/tmp")];
 
-/// Directories beside `/usr` that hold programs and libraries: links into `/usr` on a merged system.
-const SYSTEM_DIRECTORIES: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Joins the groups whose doors come first, and becomes what comes after `--`.
+const ENTER: &str = r#"while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@""#;
 
-/// The little that programs need of `/etc`: how to find shared libraries, and what alternatives stand for.
-const ETC: [&str; 4] = ["ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives"];
+/// Hands the filter, which comes in as standard input, on as this file.
+const FILTER_FD: &str = "3";
+const HAND_FILTER_ON: &str = "3<&0 </dev/null";
 
-/// The user and group that a job believes to be: nobody.
-const NOBODY: &str = "65534";
+/// The first process of a PID namespace ignores signals that it does not handle and must reap orphans. A shell does
+/// both, and passes the exit code and the CPU time of what it waited for up to us; the reaper that bubblewrap offers
+/// loses the CPU time.
+const FIRST_PROCESS: [&str; 4] = ["/bin/sh", "-c", r#""$@"; exit $?"#, "sh"];
 
 /// What each job's walls are.
 #[derive(Debug, Clone)]
 pub enum Sandbox {
-    /// Bubblewrap, at this path.
-    Bubblewrap(PathBuf),
-    /// None but the worker's own user.
+    /// Bubblewrap.
+    Bubblewrap(Bubblewrap),
+    /// None but the worker's own user. The limits hold all the same.
     None,
+}
+
+/// A bubblewrap that works on this machine.
+#[derive(Debug, Clone)]
+pub struct Bubblewrap {
+    program: PathBuf,
+    /// The filter of system calls, as the kernel takes it.
+    filter: Arc<[u8]>,
 }
 
 /// Everything that decides what a job's process is.
@@ -49,40 +71,20 @@ pub struct Plan {
     pub args: Vec<String>,
     /// The manifest's environment variables.
     pub env: Vec<(String, String)>,
+    /// What it can reach.
+    pub network: Network,
 }
 
-/// Why jobs cannot be sandboxed on this machine.
-#[derive(Debug)]
-pub enum SandboxError {
-    /// There is no `bwrap` program.
-    NotInstalled,
-    /// It could not be started.
-    Start(io::Error),
-    /// It started and failed: what it said.
-    Refused(String),
+/// What a job can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Nothing, not even the machine's loopback.
+    None,
+    /// What the worker's machine can reach, the machine itself included.
+    Host,
 }
 
 impl Sandbox {
-    /// Finds bubblewrap and tries it on a program that does nothing, with the very walls that jobs get.
-    ///
-    /// # Errors
-    /// When it is not installed, or the machine does not let it make its namespaces.
-    pub fn bubblewrap() -> Result<Self, SandboxError> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let program = std::env::split_paths(&path)
-            .chain(["/usr/bin".into(), "/usr/local/bin".into()])
-            .map(|dir| dir.join("bwrap"))
-            .find(|program| program.is_file())
-            .ok_or(SandboxError::NotInstalled)?;
-        let mut probe = walls(&program);
-        probe.args(["--", "true"]).env_clear().stdin(Stdio::null());
-        let Output { status, stderr, .. } = probe.output().map_err(SandboxError::Start)?;
-        if !status.success() {
-            return Err(SandboxError::Refused(String::from_utf8_lossy(&stderr).trim().to_owned()));
-        }
-        Ok(Self::Bubblewrap(program))
-    }
-
     /// The sandbox's name, as `/health` has it.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -102,79 +104,83 @@ impl Sandbox {
         }
     }
 
-    /// The command that runs a job in its work directory.
-    #[must_use]
-    pub fn command(&self, plan: &Plan, work: &Path) -> Command {
+    /// The command that runs a job in its directory.
+    ///
+    /// # Errors
+    /// When the filter cannot be put into a pipe.
+    pub fn command(&self, plan: &Plan, dir: &JobDir, limits: &Limits, hold: &Hold) -> io::Result<Command> {
+        let environment = ENVIRONMENT
+            .into_iter()
+            .chain(plan.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let mut command = match self {
-            Self::Bubblewrap(program) => {
-                let mut command = walls(program);
-                command.arg("--bind").arg(work).args(["/work", "--chdir", "/work"]);
-                for (name, value) in environment(plan) {
-                    command.args(["--setenv", name, value]);
+            Self::Bubblewrap(bubblewrap) => {
+                let mut view = View::new(plan.network);
+                view.show_job(dir);
+                for (name, value) in environment {
+                    view.arg("--setenv").arg(name).arg(value);
                 }
-                // The first process of a PID namespace ignores signals that it does not handle and must reap orphans.
-                // A shell does both, and passes the exit code and the CPU time of what it waited for up to us; the
-                // reaper that bubblewrap offers loses the CPU time.
-                command.args(["--", "/bin/sh", "-c", "\"$@\"; exit $?", "sh"]).arg(&plan.program).env_clear();
-                command
+                bubblewrap.command(&view, limits, hold)?
             }
             Self::None => {
-                let mut command = Command::new("/usr/bin/setsid");
-                command.arg(&plan.program).current_dir(work).env_clear().envs(environment(plan));
+                let mut command = enter(ENTER.to_owned(), hold);
+                command.args(resource_limits(limits, hold)).arg("--").current_dir(dir.work()?.path());
+                command.envs(environment).stdin(Stdio::null());
                 command
             }
         };
-        command.arg(plan.entrypoint.as_str()).args(&plan.args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+        command.arg(&plan.program).arg(plan.entrypoint.as_str()).args(&plan.args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command)
     }
 }
 
-fn environment(plan: &Plan) -> impl Iterator<Item = (&str, &str)> {
-    ENVIRONMENT.into_iter().chain(plan.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+impl Bubblewrap {
+    /// The command that starts, with these walls and limits, the program that is added to it.
+    fn command(&self, view: &View, limits: &Limits, hold: &Hold) -> io::Result<Command> {
+        // The filter is far smaller than what a pipe holds without a reader.
+        let (reader, mut writer) = io::pipe()?;
+        writer.write_all(&self.filter)?;
+
+        let mut command = enter(format!("{ENTER} {HAND_FILTER_ON}"), hold);
+        command.arg(&self.program).args(["--seccomp", FILTER_FD]).args(view.args()).arg("--");
+        command.args(resource_limits(limits, hold));
+        if let Hold::Rlimit = hold {
+            // In here the kernel counts this namespace's processes; outside it would count all of the worker's user.
+            command.arg(format!("--nproc={}", limits.pids));
+        }
+        command.arg("--").args(FIRST_PROCESS).stdin(reader);
+        Ok(command)
+    }
 }
 
-/// Everything about the sandbox that is the same for each job.
+/// The command that joins the job's group and makes a session.
 ///
 /// Bubblewrap's own `--new-session` would take a job out of bubblewrap's process group. Made from outside, the session
 /// (which keeps the job away from the worker's terminal) holds both, and one signal to the group reaches them in
 /// whatever state they are: bubblewrap killed while it sets up leaves a child that waits for it for ever.
-fn walls(program: &Path) -> Command {
-    let mut command = Command::new("/usr/bin/setsid");
-    command.arg(program);
-    // "--unshare-all" alone would only try for a user namespace and do without.
-    command.args(["--unshare-all", "--unshare-user", "--uid", NOBODY, "--gid", NOBODY, "--cap-drop", "ALL"]);
-    command.args(["--hostname", "sandbox", "--die-with-parent", "--as-pid-1", "--clearenv"]);
-    command.args(["--ro-bind", "/usr", "/usr"]);
-    for name in SYSTEM_DIRECTORIES {
-        let path = Path::new("/").join(name);
-        if let Ok(target) = fs::read_link(&path) {
-            command.arg("--symlink").arg(target).arg(path);
-        } else {
-            command.arg("--ro-bind-try").arg(&path).arg(path);
-        }
+fn enter(script: String, hold: &Hold) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.env_clear().args(["-c", &script, "sh"]);
+    if let Hold::Group(group) = hold {
+        command.args(group.doors());
     }
-    for name in ETC {
-        let path = Path::new("/etc").join(name);
-        command.arg("--ro-bind-try").arg(&path).arg(path);
-    }
-    command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/work"]);
-    // The root itself is a tmpfs: memory that a job could fill.
-    command.args(["--remount-ro", "/"]);
+    command.args(["--", "/usr/bin/setsid"]);
     command
 }
 
-impl fmt::Display for SandboxError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotInstalled => f.write_str("bubblewrap is not installed (apt install bubblewrap)"),
-            Self::Start(error) => write!(f, "bubblewrap cannot be started: {error}"),
-            Self::Refused(said) => write!(
-                f,
-                "bubblewrap cannot make a sandbox on this machine (are unprivileged user namespaces allowed?): {said}"
-            ),
-        }
+/// Starts the next program with what the kernel bounds for each single process.
+fn resource_limits(limits: &Limits, hold: &Hold) -> Vec<String> {
+    let mut args = vec![
+        "/usr/bin/prlimit".into(),
+        "--core=0".into(),
+        format!("--nofile={}", limits.open_files),
+        format!("--fsize={}", limits.file_bytes),
+    ];
+    if let Hold::Rlimit = hold {
+        // What a process may write to: bounding its addresses would stop programs that reserve many and use few. Twice
+        // the limit, because the worker, which looks often, can say why it ends a job; a program that the kernel gives
+        // no more memory ends in whatever way it likes.
+        args.push(format!("--data={}", limits.memory_bytes.saturating_mul(2)));
     }
+    args
 }
-
-impl std::error::Error for SandboxError {}

@@ -20,7 +20,7 @@ const FIELD_CPU: [usize; 4] = [11, 12, 13, 14];
 const FIELD_CHILDREN_CPU: [usize; 2] = [13, 14];
 
 /// Most processes of one job that a sample looks at: sampling a fork bomb must not become one.
-const PROCESSES_MAX: usize = 256;
+const PROCESSES_MAX: usize = 1024;
 
 /// Held over each reaping, because all reapings of this process book to the same account.
 static ACCOUNT: Mutex<()> = Mutex::new(());
@@ -32,6 +32,17 @@ pub struct Usage {
     pub cpu: Duration,
     /// The largest peak of resident memory among its processes, in bytes.
     pub memory_peak_bytes: u64,
+}
+
+/// What the live processes of a job show at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sample {
+    /// What they have used so far.
+    pub usage: Usage,
+    /// Resident memory of all of them now, in bytes. What they share counts for each.
+    pub memory_bytes: u64,
+    /// Processes and their threads.
+    pub tasks: u64,
 }
 
 /// Reaps a child if it has ended, and tells the CPU time that it and all that it waited for have used.
@@ -47,21 +58,46 @@ pub fn try_reap(child: &mut Child) -> io::Result<Option<(ExitStatus, Duration)>>
 }
 
 impl Usage {
-    /// Adds what the processes from `root` down show now.
-    pub fn sample(&mut self, root: u32) {
-        let mut cpu = Duration::ZERO;
-        let mut processes = vec![root.to_string()];
-        let mut at = 0;
-        while let Some(pid) = processes.get(at).cloned() {
-            at += 1;
-            cpu += cpu_of(&pid, &FIELD_CPU).unwrap_or_default();
-            self.memory_peak_bytes = self.memory_peak_bytes.max(memory_peak_of(&pid).unwrap_or_default());
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-            processes.extend(children.split_whitespace().map(str::to_owned));
-            processes.truncate(PROCESSES_MAX);
-        }
-        self.cpu = self.cpu.max(cpu);
+    /// Takes in what another look at the same job has shown.
+    pub fn take_in(&mut self, seen: Self) {
+        self.cpu = self.cpu.max(seen.cpu);
+        self.memory_peak_bytes = self.memory_peak_bytes.max(seen.memory_peak_bytes);
     }
+}
+
+impl Sample {
+    /// What the processes from `root` down show now.
+    #[must_use]
+    pub fn of(root: u32) -> Self {
+        let mut sample = Self::default();
+        for pid in descent(root) {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let kibibytes = |key| number(&status, key).unwrap_or_default() * 1024;
+            sample.usage.cpu += cpu_of(&pid.to_string(), &FIELD_CPU).unwrap_or_default();
+            sample.usage.memory_peak_bytes = sample.usage.memory_peak_bytes.max(kibibytes("VmHWM:"));
+            sample.memory_bytes += kibibytes("VmRSS:");
+            sample.tasks += number(&status, "Threads:").unwrap_or_default();
+        }
+        sample
+    }
+}
+
+/// A process and all that descend from it.
+#[must_use]
+pub fn descent(root: u32) -> Vec<u32> {
+    let mut processes = vec![root];
+    let mut at = 0;
+    while let Some(pid) = processes.get(at) {
+        at += 1;
+        // A child is listed with the thread that has started it.
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        for thread in threads.take(PROCESSES_MAX) {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            processes.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+        processes.truncate(PROCESSES_MAX);
+    }
+    processes
 }
 
 /// The sum of some CPU time fields of a process, or `None` when it is gone.
@@ -73,11 +109,10 @@ fn cpu_of(pid: &str, fields: &[usize]) -> Option<Duration> {
     Some(TICK * ticks)
 }
 
-fn memory_peak_of(pid: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+/// The number after a key of `/proc/*/status`.
+fn number(status: &str, key: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(key))?;
+    value.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -93,7 +128,7 @@ mod tests {
             Command::new("sh").args(["-c", "sh -c \"$1\"; exit 3", "sh", script]).spawn().unwrap();
         let mut usage = Usage::default();
         let (status, cpu) = loop {
-            usage.sample(child.id());
+            usage.take_in(Sample::of(child.id()).usage);
             if let Some(end) = try_reap(&mut child).unwrap() {
                 break end;
             }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,8 +17,8 @@ use super::path::JobPath;
 /// Linux's `O_NONBLOCK`: without it, opening a named pipe that a job left there would wait for ever.
 const O_NONBLOCK: i32 = 0o4000;
 
-/// Most files looked at in one job: past it the listing says that it is cut.
-const FILES_MAX: usize = 100_000;
+/// Most files and directories looked at in one job: past it the listing says that it is cut.
+pub const FILES_MAX: usize = 100_000;
 
 /// A job's work directory.
 #[derive(Debug, Clone)]
@@ -108,6 +109,25 @@ impl WorkDir {
     #[must_use]
     pub fn walk(&self) -> Walk {
         let mut walk = Walk::default();
+        let mut seen = 0;
+        let visited = self.visit(|path, metadata| {
+            if let Some(path) = path.to_str().filter(|_| metadata.is_file()) {
+                let path = JobPath::parse(path).expect("a directory entry's name is a plain part");
+                walk.files.push(Found { path, stamp: Stamp::of(metadata) });
+            }
+            seen += 1;
+            if seen < FILES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        walk.truncated = visited.is_break();
+        walk.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        walk
+    }
+
+    /// Visits all that is in the directory, however deep, with its path from here; never through a link.
+    pub(super) fn visit(
+        &self,
+        mut entry_found: impl FnMut(&Path, &Metadata) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let mut pending = vec![PathBuf::new()];
         while let Some(dir) = pending.pop() {
             let Ok(handle) = open_exactly(&self.root.join(&dir)) else { continue };
@@ -116,21 +136,13 @@ impl WorkDir {
             for entry in entries.flatten() {
                 let Ok(metadata) = entry.metadata() else { continue };
                 let path = dir.join(entry.file_name());
+                entry_found(&path, &metadata)?;
                 if metadata.is_dir() {
                     pending.push(path);
-                } else if let Some(path) = path.to_str().filter(|_| metadata.is_file()) {
-                    let path = JobPath::parse(path).expect("a directory entry's name is a plain part");
-                    walk.files.push(Found { path, stamp: Stamp::of(&metadata) });
-                }
-                if walk.files.len() + pending.len() > FILES_MAX {
-                    walk.truncated = true;
-                    pending.clear();
-                    break;
                 }
             }
         }
-        walk.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        walk
+        ControlFlow::Continue(())
     }
 }
 

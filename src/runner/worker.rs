@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::execute::execute;
+use super::enforcement::Enforcement;
+use super::execute::{Surroundings, execute};
+use super::interpreter::Installed;
 use super::job::{Job, Order};
 use super::jobdir::{DataDir, JobDir};
+use super::limits::Grant;
 use super::refusal::Refusal;
 use super::registry::{Registry, Ticket};
 use super::sandbox::Sandbox;
@@ -28,12 +31,16 @@ pub struct Settings {
     pub data: PathBuf,
     /// What is around each job.
     pub sandbox: Sandbox,
+    /// What holds it to its limits.
+    pub enforcement: Enforcement,
+    /// What it is granted.
+    pub grant: Grant,
+    /// What can run it.
+    pub interpreters: Vec<Installed>,
     /// How long the results of a finished job are kept.
     pub keep: Duration,
     /// Largest submission taken, in bytes.
     pub max_upload: u64,
-    /// How long a job may run whose manifest does not say.
-    pub default_timeout: Duration,
 }
 
 /// A worker.
@@ -77,13 +84,18 @@ impl Worker {
         dir: JobDir,
         upload: Upload,
     ) -> Result<Arc<Job>, Refusal> {
-        let default_timeout = self.settings.default_timeout;
-        let order = tokio::task::spawn_blocking(move || Order::prepare(dir, upload, default_timeout));
+        let grant = self.settings.grant;
+        let order = tokio::task::spawn_blocking(move || Order::prepare(dir, upload, grant));
         let order =
             order.await.map_err(|error| Refusal::disk("preparing a job", &io::Error::other(error)))??;
         let job = Arc::new(Job::new(ticket.id().clone(), order));
         let slot = self.registry.accept(ticket, &job)?;
-        tokio::spawn(execute(Arc::clone(&job), slot, self.settings.sandbox.clone(), self.kill.clone()));
+        let around = Surroundings {
+            sandbox: self.settings.sandbox.clone(),
+            enforcement: self.settings.enforcement.clone(),
+            stop: self.kill.clone(),
+        };
+        tokio::spawn(execute(Arc::clone(&job), slot, around));
         Ok(job)
     }
 }

@@ -31,3 +31,4 @@ mod sick;
 mod submit;
 mod tidy;
 mod unknown;
+mod walls;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::runner::job::Status;
 use crate::runner::worker::Worker;
@@ -30,6 +30,9 @@ pub(super) async fn service(State(worker): State<Arc<Worker>>) -> Json<Value> {
 }
 
 pub(super) async fn health(State(worker): State<Arc<Worker>>) -> Json<Value> {
+    let interpreters = worker.settings.interpreters.iter();
+    let interpreters: Map<String, Value> =
+        interpreters.map(|found| (found.interpreter.name().to_owned(), json!(found.version))).collect();
     Json(json!({
         "status": "healthy",
         "worker_id": worker.settings.worker_id,
@@ -37,6 +40,8 @@ pub(super) async fn health(State(worker): State<Arc<Worker>>) -> Json<Value> {
         "capacity": worker.registry.capacity(),
         "active": worker.registry.active(),
         "sandbox": worker.settings.sandbox.name(),
+        "limits": worker.settings.enforcement.name(),
+        "interpreters": interpreters,
         "version": env!("CARGO_PKG_VERSION"),
     }))
 }

@@ -78,8 +78,8 @@ fn status_body(worker: &Worker, job: &Job) -> Value {
     if let Some(reason) = verdict.and_then(Verdict::reason) {
         body["reason"] = reason.into();
     }
-    if let Some(Verdict::Broken(error)) = verdict {
-        body["error"] = error.as_str().into();
+    if let Some(error) = verdict.and_then(Verdict::explanation) {
+        body["error"] = error.into();
     }
     if outputs.truncated {
         body["output_files_truncated"] = true.into();

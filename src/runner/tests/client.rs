@@ -12,6 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::runner::enforcement::Enforcement;
+use crate::runner::limits::tests::ROOMY;
+use crate::runner::limits::{Grant, Limits, NetworkPolicy};
 use crate::runner::sandbox::Sandbox;
 use crate::runner::server::{Stop, serve};
 use crate::runner::worker::{Settings, Worker};
@@ -32,9 +35,13 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// The machine's best sandbox: the tests of the walls themselves are skipped where there are none.
+/// What tests grant their jobs.
+pub const GRANT: Grant =
+    Grant { limits: ROOMY, default_timeout: Duration::from_secs(30), network: NetworkPolicy::Refuse };
+
+/// The machine's best sandbox.
 pub fn sandbox() -> Sandbox {
-    Sandbox::bubblewrap().unwrap_or(Sandbox::None)
+    Sandbox::bubblewrap(&ROOMY, &Enforcement::find(&ROOMY)).unwrap_or(Sandbox::None)
 }
 
 impl TestWorker {
@@ -43,15 +50,31 @@ impl TestWorker {
     }
 
     pub async fn with(capacity: u32, sandbox: Sandbox, keep: Duration) -> Self {
+        Self::open(capacity, sandbox, keep, GRANT).await
+    }
+
+    /// A worker whose jobs have these limits.
+    pub async fn limited(limits: Limits) -> Self {
+        Self::granting(Grant { limits, ..GRANT }).await
+    }
+
+    /// A worker whose jobs are granted this.
+    pub async fn granting(grant: Grant) -> Self {
+        Self::open(2, sandbox(), Duration::from_secs(3600), grant).await
+    }
+
+    async fn open(capacity: u32, sandbox: Sandbox, keep: Duration, grant: Grant) -> Self {
         let data = tempfile::tempdir().unwrap();
         let worker = Worker::open(Settings {
             worker_id: WorkerIdentity::generate().public(),
             capacity: NonZeroU32::new(capacity).unwrap(),
             data: data.path().join("data"),
             sandbox,
+            enforcement: Enforcement::find(&grant.limits),
+            grant,
+            interpreters: Vec::new(),
             keep,
             max_upload: 1024 * 1024,
-            default_timeout: Duration::from_secs(30),
         })
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -144,6 +144,7 @@ async fn interrupted_worker_kills_its_jobs_and_says_so() {
 async fn cancelled_job_ends_soon_and_leaves_its_slot() {
     for (sandbox, script) in [
         (sandbox(), "sleep 60"),
+        (sandbox(), "trap '' TERM; sleep 60"),
         (Sandbox::None, "sleep 60"),
         // Deaf to the request, so that it takes the whole grace.
         (Sandbox::None, "trap '' TERM; sleep 60"),
@@ -166,13 +167,15 @@ async fn cancelled_job_ends_soon_and_leaves_its_slot() {
 }
 
 #[tokio::test]
-async fn cancelled_job_without_walls_is_asked_before_it_is_killed() {
-    let worker = TestWorker::with(1, Sandbox::None, Duration::from_secs(60)).await;
-    let id = worker.run("trap 'echo asked; exit 0' TERM; echo ready; sleep 60 & wait", "{}").await;
-    while worker.get(&format!("/logs/{id}")).await.json()["stdout"] != "ready\n" {}
-    worker.request("POST", &format!("/cancel/{id}"), "").await;
-    assert_eq!(worker.end(&id).await["reason"], "cancelled");
-    assert_eq!(worker.get(&format!("/logs/{id}")).await.json()["stdout"], "ready\nasked\n");
+async fn cancelled_job_is_asked_before_it_is_killed() {
+    for sandbox in [sandbox(), Sandbox::None] {
+        let worker = TestWorker::with(1, sandbox, Duration::from_secs(60)).await;
+        let id = worker.run("trap 'echo asked; exit 0' TERM; echo ready; sleep 60 & wait", "{}").await;
+        while worker.get(&format!("/logs/{id}")).await.json()["stdout"] != "ready\n" {}
+        worker.request("POST", &format!("/cancel/{id}"), "").await;
+        assert_eq!(worker.end(&id).await["reason"], "cancelled");
+        assert_eq!(worker.get(&format!("/logs/{id}")).await.json()["stdout"], "ready\nasked\n");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The worker as its clients meet it: over HTTP.
 
 mod client;
+mod files;
 mod lifecycle;
+mod limits;
 mod protocol;
 mod walls;
