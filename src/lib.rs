@@ -17,7 +17,7 @@
 //! - [`runner`]: the worker's side: it takes jobs and runs each in a sandbox.
 //! - [`server`]: puts the parts together, starts and stops them.
 //! - [`config`], [`cli`], [`client`]: what the operator decided, the command line, and a client of the pool's own API.
-//! - [`telemetry`]: the log.
+//! - [`keyfile`], [`telemetry`]: a secret key in a file; the log.
 //! - [`time`], [`activity`], [`reconcile`]: points in time, counts of what is under way, and what is done again and again.
 #![forbid(unsafe_code)]
 
@@ -28,6 +28,7 @@ pub mod client;
 pub mod config;
 pub mod dispatch;
 pub mod job;
+pub mod keyfile;
 pub mod outputs;
 pub mod pool;
 pub mod proxy;

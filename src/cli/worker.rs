@@ -1,12 +1,10 @@
 //! `trusted-pool worker`: runs jobs on this machine.
 
 use std::error::Error;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,18 +12,15 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::keyfile;
 use crate::runner::enforcement::Enforcement;
 use crate::runner::interpreter::Interpreter;
 use crate::runner::sandbox::Sandbox;
 use crate::runner::server::{Stop, serve};
 use crate::runner::worker::{Settings, Worker};
-use crate::worker::identity::WorkerIdentity;
 use limits::LimitArgs;
 
 mod limits;
-
-/// Largest key file read, in bytes: a PEM of an Ed25519 key has about 120.
-const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// The first file after standard input, output and error.
 const FIRST_FD: i32 = 3;
@@ -82,7 +77,7 @@ pub fn run(args: Args) -> ExitCode {
 fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
     // Whoever has started this worker may have left files open in it, which are no job's business.
     close_fds::set_fds_cloexec(FIRST_FD, &[]);
-    let worker_id = read_key(&args.key)?.public();
+    let worker_id = keyfile::read(&args.key)?.public();
     let Args { listen, data, keep, max_upload, .. } = args;
     let capacity = match args.capacity {
         Some(capacity) => capacity,
@@ -146,27 +141,6 @@ fn stop_signals() -> io::Result<mpsc::Receiver<Stop>> {
     Ok(receiver)
 }
 
-/// Reads the key, if nobody else can.
-fn read_key(path: &Path) -> Result<WorkerIdentity, String> {
-    let named = path.display();
-    let file = File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("{named} does not exist: make it with trusted-pool keygen {named}")
-        }
-        _ => format!("{named}: {error}"),
-    })?;
-    let metadata = file.metadata().map_err(|error| format!("{named}: {error}"))?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "{named} has mode {mode:04o}, so others than its owner can reach the secret key: chmod 600 {named}"
-        ));
-    }
-    let mut pem = String::new();
-    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut pem).map_err(|error| format!("{named}: {error}"))?;
-    WorkerIdentity::from_pkcs8_pem(&pem).map_err(|error| format!("{named}: {error}"))
-}
-
 /// Reads a time: a whole number and its unit.
 fn parse_time(text: &str) -> Result<Duration, String> {
     let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -191,8 +165,6 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
@@ -207,20 +179,5 @@ mod tests {
             assert!(parse_time(text).is_err(), "{text:?}");
         }
         assert!(parse_size("1GB").is_err());
-    }
-
-    #[test]
-    fn key_that_others_can_read_is_refused_with_the_remedy() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("worker.pem");
-        assert!(read_key(&path).unwrap_err().contains("keygen"));
-        fs::write(&path, WorkerIdentity::generate().to_pkcs8_pem().as_bytes()).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(read_key(&path).unwrap_err().contains("chmod 600"));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
-        read_key(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(&path, "nonsense").unwrap();
-        assert!(read_key(&path).unwrap_err().contains("PEM"));
     }
 }

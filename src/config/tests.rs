@@ -212,7 +212,7 @@ workers.json:3: workers[1].worker_id: \"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
 point, for which anybody can sign: use the id of a key made by keygen
 workers.json:3: workers[1].endpoint: \"worker2:8443\" is no http:// or https:// URL; write for example \
 https://worker1.example.com:8443
-workers.json:4: workers[2].worker_id: \"abc\" is no worker id: a worker id is 44 characters, the standard base64 of a \
+workers.json:4: workers[2].worker_id: \"abc\" is no worker id: an id is 44 characters, the standard base64 of a \
 32-byte Ed25519 public key; this has 3
 workers.json:4: workers[2].endpoint: \"https://worker3:8443/path\" goes on after the port; write for example \
 https://worker1.example.com:8443

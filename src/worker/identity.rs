@@ -1,9 +1,9 @@
-//! A worker's identity: one Ed25519 key pair, and nothing else.
+//! An identity: one Ed25519 key pair, and nothing else.
 //!
 //! The public half, [`WorkerKey`], is how the pool names a worker: in the allowlist, in answers and in logs. A value
 //! of that type is always a usable key, and always *the* encoding of it: a second spelling of the same key would
-//! walk past every comparison made of an allowlist. The secret half, [`WorkerIdentity`], is held by the worker alone
-//! and is exchanged only as a PKCS#8 PEM file.
+//! walk past every comparison made of an allowlist. [`PoolKey`] is the same for a pool. The secret half, [`SecretKey`],
+//! is held by the worker, or the pool, alone and is exchanged only as a PKCS#8 PEM file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,11 +12,14 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use ed25519_dalek::pkcs8::spki::der::{pem::LineEnding, zeroize::Zeroizing};
 use ed25519_dalek::pkcs8::{self, DecodePrivateKey, EncodePrivateKey, KeypairBytes};
-use ed25519_dalek::{SigningKey, VerifyingKey};
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes of an Ed25519 public key.
 const KEY_BYTES: usize = 32;
+
+/// Bytes of an Ed25519 signature.
+pub(super) const SIGNATURE_BYTES: usize = 64;
 
 /// Characters of a public key in standard base64, its one `=` included.
 const KEY_CHARS: usize = 44;
@@ -27,8 +30,13 @@ const KEY_CHARS: usize = 44;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerKey([u8; KEY_BYTES]);
 
-/// A worker's secret key. The secret is wiped from memory when the value is dropped.
-pub struct WorkerIdentity(SigningKey);
+/// A pool's own Ed25519 public key, by which a worker may know it. Written like a [`WorkerKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct PoolKey(pub WorkerKey);
+
+/// A secret key of a worker or a pool. The secret is wiped from memory when the value is dropped.
+pub struct SecretKey(SigningKey);
 
 /// Why a text or 32 bytes are no worker key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +88,13 @@ impl WorkerKey {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0
+    }
+
+    /// Whether this key signed the message.
+    #[must_use]
+    pub(super) fn signed(&self, message: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
+        let key = VerifyingKey::from_bytes(&self.0).expect("a worker key is a point of the curve");
+        key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
     }
 
     /// The key as unpadded URL-safe base64 (43 characters): fit for a path segment or a file name.
@@ -143,9 +158,25 @@ impl<'de> Deserialize<'de> for WorkerKey {
     }
 }
 
-// === impl WorkerIdentity ===
+// === impl PoolKey ===
 
-impl WorkerIdentity {
+impl FromStr for PoolKey {
+    type Err = WorkerKeyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl SecretKey ===
+
+impl SecretKey {
     /// A new key, from a generator that the operating system seeds.
     #[must_use]
     pub fn generate() -> Self {
@@ -176,6 +207,21 @@ impl WorkerIdentity {
             .expect("a key of fixed size is always encodable")
     }
 
+    /// Writes the key as the DER of PKCS#8, as TLS libraries take it.
+    #[must_use]
+    pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
+        KeypairBytes { secret_key: self.0.to_bytes(), public_key: None }
+            .to_pkcs8_der()
+            .expect("a key of fixed size is always encodable")
+            .to_bytes()
+    }
+
+    /// Signs a message. It must begin with words that say what it is for: this key also signs certificates and
+    /// handshakes, and no signature may pass for one of another kind.
+    pub(super) fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        self.0.sign(message).to_bytes()
+    }
+
     /// The public half.
     #[must_use]
     pub fn public(&self) -> WorkerKey {
@@ -184,9 +230,9 @@ impl WorkerIdentity {
     }
 }
 
-impl fmt::Debug for WorkerIdentity {
+impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkerIdentity").field("public", &self.public()).finish_non_exhaustive()
+        f.debug_struct("SecretKey").field("public", &self.public()).finish_non_exhaustive()
     }
 }
 
@@ -197,17 +243,17 @@ impl fmt::Display for WorkerKeyError {
         match self {
             Self::TextLength(chars) => write!(
                 f,
-                "a worker id is {KEY_CHARS} characters, the standard base64 of a {KEY_BYTES}-byte Ed25519 public key; this has {chars}"
+                "an id is {KEY_CHARS} characters, the standard base64 of a {KEY_BYTES}-byte Ed25519 public key; this has {chars}"
             ),
             Self::NotBase64 => write!(
                 f,
-                "not standard base64: a worker id is {KEY_CHARS} characters of A-Z a-z 0-9 + /, the last one '=', as keygen prints it"
+                "not standard base64: an id is {KEY_CHARS} characters of A-Z a-z 0-9 + /, the last one '=', as keygen prints it"
             ),
             Self::NotOnCurve => f.write_str(
-                "these bytes are no Ed25519 public key (no such point on the curve): copy the id again from the worker",
+                "these bytes are no Ed25519 public key (no such point on the curve): copy the id again from where it is printed",
             ),
             Self::NotCanonical => f.write_str(
-                "a non-canonical encoding of an Ed25519 public key: use the id exactly as the worker prints it",
+                "a non-canonical encoding of an Ed25519 public key: use the id exactly as it is printed",
             ),
             Self::SmallOrder => f.write_str(
                 "a small-order point, for which anybody can sign: use the id of a key made by keygen",
@@ -272,7 +318,7 @@ MC4CAQAwBQYDK2VwBCIEIKZLY0et9iz8hImWoU0Ajfc3Nh04VNuXfkO/+7C68o7c
 
     #[test]
     fn url_safe_form_is_read_where_the_alphabets_differ() {
-        let key = std::iter::repeat_with(|| WorkerIdentity::generate().public())
+        let key = std::iter::repeat_with(|| SecretKey::generate().public())
             .find(|key| key.to_string().contains(['+', '/']))
             .unwrap();
         assert_eq!(WorkerKey::parse_any(&key.to_url_safe()), Ok(key));
@@ -301,22 +347,22 @@ MC4CAQAwBQYDK2VwBCIEIKZLY0et9iz8hImWoU0Ajfc3Nh04VNuXfkO/+7C68o7c
 
     #[test]
     fn identity_reads_what_openssl_writes_and_writes_the_same() {
-        let identity = WorkerIdentity::from_pkcs8_pem(OPENSSL_PEM).unwrap();
+        let identity = SecretKey::from_pkcs8_pem(OPENSSL_PEM).unwrap();
         assert_eq!(identity.public().to_string(), OPENSSL_KEY);
         assert_eq!(*identity.to_pkcs8_pem(), OPENSSL_PEM);
         let commented = format!("Bag Attributes\n    friendlyName: worker\n{OPENSSL_PEM}");
-        assert_eq!(WorkerIdentity::from_pkcs8_pem(&commented).unwrap().public(), identity.public());
+        assert_eq!(SecretKey::from_pkcs8_pem(&commented).unwrap().public(), identity.public());
     }
 
     #[test]
     fn identity_reads_version_2_and_refuses_one_whose_halves_differ() {
-        let identity = WorkerIdentity::generate();
+        let identity = SecretKey::generate();
         let mut pair = KeypairBytes::from(&identity.0);
         let pem = pair.to_pkcs8_pem(LineEnding::LF).unwrap();
-        assert_eq!(WorkerIdentity::from_pkcs8_pem(&pem).unwrap().public(), identity.public());
-        pair.secret_key = *WorkerIdentity::generate().0.as_bytes();
+        assert_eq!(SecretKey::from_pkcs8_pem(&pem).unwrap().public(), identity.public());
+        pair.secret_key = *SecretKey::generate().0.as_bytes();
         let pem = pair.to_pkcs8_pem(LineEnding::LF).unwrap();
-        assert!(matches!(WorkerIdentity::from_pkcs8_pem(&pem), Err(IdentityError::NotEd25519(_))));
+        assert!(matches!(SecretKey::from_pkcs8_pem(&pem), Err(IdentityError::NotEd25519(_))));
     }
 
     #[test]
@@ -328,17 +374,14 @@ gujF6wZDIEP31Bz1AzQDXCRGLsIzX6s71F2sBAbyvfOGt4M8HzmgCwW7
 -----END PRIVATE KEY-----
 ";
         let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\n";
-        assert!(matches!(WorkerIdentity::from_pkcs8_pem(p256), Err(IdentityError::NotEd25519(_))));
-        assert!(matches!(WorkerIdentity::from_pkcs8_pem(encrypted), Err(IdentityError::Encrypted)));
-        assert!(matches!(WorkerIdentity::from_pkcs8_pem(OPENSSL_KEY), Err(IdentityError::NotPrivateKeyPem)));
+        assert!(matches!(SecretKey::from_pkcs8_pem(p256), Err(IdentityError::NotEd25519(_))));
+        assert!(matches!(SecretKey::from_pkcs8_pem(encrypted), Err(IdentityError::Encrypted)));
+        assert!(matches!(SecretKey::from_pkcs8_pem(OPENSSL_KEY), Err(IdentityError::NotPrivateKeyPem)));
     }
 
     #[test]
     fn debug_shows_the_public_key_and_never_the_secret() {
-        let identity = WorkerIdentity::from_pkcs8_pem(OPENSSL_PEM).unwrap();
-        assert_eq!(
-            format!("{identity:?}"),
-            format!("WorkerIdentity {{ public: WorkerKey({OPENSSL_KEY}), .. }}")
-        );
+        let identity = SecretKey::from_pkcs8_pem(OPENSSL_PEM).unwrap();
+        assert_eq!(format!("{identity:?}"), format!("SecretKey {{ public: WorkerKey({OPENSSL_KEY}), .. }}"));
     }
 }

@@ -1,7 +1,10 @@
 //! Who a worker is: its key, where it is reached, how much it takes, what it speaks. Pure.
 
+pub mod certificate;
 pub mod identity;
+pub mod proof;
 pub mod spec;
+pub mod trust;
 
 pub use identity::WorkerKey;
 pub use spec::{Allowlist, Endpoint, WorkerSpec};

@@ -18,7 +18,7 @@ use crate::runner::limits::{Grant, Limits, NetworkPolicy};
 use crate::runner::sandbox::Sandbox;
 use crate::runner::server::{Stop, serve};
 use crate::runner::worker::{Settings, Worker};
-use crate::worker::identity::WorkerIdentity;
+use crate::worker::identity::SecretKey;
 
 pub const BOUNDARY: &str = "XBOUNDARYX";
 
@@ -66,7 +66,7 @@ impl TestWorker {
     async fn open(capacity: u32, sandbox: Sandbox, keep: Duration, grant: Grant) -> Self {
         let data = tempfile::tempdir().unwrap();
         let worker = Worker::open(Settings {
-            worker_id: WorkerIdentity::generate().public(),
+            worker_id: SecretKey::generate().public(),
             capacity: NonZeroU32::new(capacity).unwrap(),
             data: data.path().join("data"),
             sandbox,
