@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::job::{Attempt, Failure, JobId, Outcome};
 use crate::pool::WorkerView;
-use crate::pool::health::Standing;
 use crate::store::{JobRow, Logs, OutputsPlace, Truncation};
 use crate::time::Timestamp;
+use crate::worker::identity::PoolKey;
 
 /// `GET /status/{job}`, without the worker's part.
 #[derive(Serialize)]
@@ -137,8 +137,15 @@ pub fn logs(logs: &Logs) -> Value {
 }
 
 /// `GET /pool`.
-pub fn pool(workers: &[WorkerView], total_jobs: u64, queued_jobs: usize, now: Timestamp) -> Value {
+pub fn pool(
+    pool: PoolKey,
+    workers: &[WorkerView],
+    total_jobs: u64,
+    queued_jobs: usize,
+    now: Timestamp,
+) -> Value {
     json!({
+        "pool_id": pool,
         "total_workers": workers.len(),
         "healthy_workers": workers.iter().filter(|worker| worker.health.is_healthy()).count(),
         "total_jobs": total_jobs,
@@ -148,10 +155,6 @@ pub fn pool(workers: &[WorkerView], total_jobs: u64, queued_jobs: usize, now: Ti
 }
 
 fn worker(view: &WorkerView, now: Timestamp) -> Value {
-    let identity = match view.health.standing {
-        Standing::Healthy { identity, .. } => Some(identity),
-        Standing::Unchecked | Standing::Down { .. } => None,
-    };
     json!({
         "worker_id": view.spec.key,
         "endpoint": view.spec.endpoint.to_string(),
@@ -160,7 +163,7 @@ fn worker(view: &WorkerView, now: Timestamp) -> Value {
         "max_concurrent_jobs": view.limit,
         "last_health_check": view.health.checked_at.map(Timestamp::as_unix_seconds),
         "last_error": view.health.reason(),
-        "identity": identity,
+        "identity": view.health.identity(),
         "protocol": view.health.dialect,
         "draining": view.drain.as_ref().map(|drain| json!({
             "reason": drain.reason, "since": drain.since.as_unix_seconds(),

@@ -12,6 +12,9 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         Ok(config) if args.check => {
             // A reader that has seen enough is no error.
             let _ = writeln!(std::io::stdout(), "configuration is valid\n{config}");
+            for warning in config.warnings() {
+                eprintln!("warning: {warning}");
+            }
             ExitCode::SUCCESS
         }
         Ok(config) => crate::server::run(config),

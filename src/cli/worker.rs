@@ -17,7 +17,11 @@ use crate::runner::enforcement::Enforcement;
 use crate::runner::interpreter::Interpreter;
 use crate::runner::sandbox::Sandbox;
 use crate::runner::server::{Stop, serve};
+use crate::runner::tls::Access;
 use crate::runner::worker::{Settings, Worker};
+use crate::time::Clock;
+use crate::worker::certificate::OwnCertificate;
+use crate::worker::identity::PoolKey;
 use limits::LimitArgs;
 
 mod limits;
@@ -34,6 +38,12 @@ pub struct Args {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
+    /// Encrypt connections to the worker's key; its endpoint in the pool's list begins with https:// then
+    #[arg(long)]
+    tls: bool,
+    /// Accept connections only from the pool with this id, which it prints when it starts; may be given more than once
+    #[arg(long, value_name = "ID")]
+    pool_key: Vec<PoolKey>,
     /// Jobs that run at once [default: number of CPUs]
     #[arg(long, value_name = "N")]
     capacity: Option<NonZeroU32>,
@@ -77,7 +87,9 @@ pub fn run(args: Args) -> ExitCode {
 fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
     // Whoever has started this worker may have left files open in it, which are no job's business.
     close_fds::set_fds_cloexec(FIRST_FD, &[]);
-    let worker_id = keyfile::read(&args.key)?.public();
+    let identity = OwnCertificate::new(keyfile::read(&args.key)?, Clock::System);
+    let worker_id = identity.public();
+    let access = args.access()?;
     let Args { listen, data, keep, max_upload, .. } = args;
     let capacity = match args.capacity {
         Some(capacity) => capacity,
@@ -105,7 +117,7 @@ fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
     let named = data.display().to_string();
     let interpreters = Interpreter::installed();
     let settings =
-        Settings { worker_id, capacity, data, sandbox, enforcement, grant, interpreters, keep, max_upload };
+        Settings { identity, capacity, data, sandbox, enforcement, grant, interpreters, keep, max_upload };
     let worker = Worker::open(settings).map_err(|error| format!("--data {named}: {error}"))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -113,14 +125,26 @@ fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
         let listener =
             TcpListener::bind(listen).await.map_err(|error| format!("--listen {listen}: {error}"))?;
         let address = listener.local_addr()?;
-        let stop = stop_signals()?;
-        log::info!("listening on http://{address} as worker {worker_id}");
+        let (stop, scheme) = (stop_signals()?, access.scheme());
+        log::info!("listening on {scheme}://{address} as worker {worker_id}");
         // Nobody may be reading stdout, which is no reason to stop.
-        let _ = writeln!(io::stdout(), "listening on http://{address}\nWorker ID: {worker_id}");
-        serve(worker, listener, stop).await?;
+        let _ = writeln!(io::stdout(), "listening on {scheme}://{address}\nWorker ID: {worker_id}");
+        serve(worker, listener, access, stop).await?;
         log::info!("stopped");
         Ok(())
     })
+}
+
+impl Args {
+    /// Who may speak to the worker, and how.
+    fn access(&self) -> Result<Access, &'static str> {
+        match (self.tls, self.pool_key.as_slice()) {
+            (false, []) => Ok(Access::Plain),
+            (false, _) => Err("--pool-key needs --tls: in the clear, nobody can be told from the pool"),
+            (true, []) => Ok(Access::Tls),
+            (true, pools) => Ok(Access::Pools(pools.to_vec())),
+        }
+    }
 }
 
 /// Turns SIGTERM and SIGINT into what the server is told.

@@ -96,6 +96,7 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
         listen: _,
         data: _,
         workers: _,
+        trust,
         uploads,
         dispatch,
         history,
@@ -104,6 +105,11 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
         server,
         log: _,
     } = config;
+    top.section("trust", |section| {
+        section.read("require", &mut trust.require, |text| {
+            text.parse().map_err(|_| "is not one of pinned, proved, claimed".to_owned())
+        });
+    });
     read_size(top, "max_upload", &mut uploads.bytes_max, &UPLOAD_BYTES);
     top.section("uploads", |section| {
         read_duration(section, "timeout", &mut uploads.timeout, &UPLOAD_TIMEOUT);

@@ -10,6 +10,7 @@ mod problem;
 mod section;
 mod show;
 pub mod units;
+mod warning;
 mod workers;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use problem::{ConfigErrors, Problem};
 
 use crate::job::{DefaultTerms, OnUnknown, OnWorkerLost};
 use crate::worker::Allowlist;
+use crate::worker::trust::Identity;
 use problem::Place;
 
 /// The whole configuration of a pool.
@@ -36,6 +38,7 @@ pub struct Config {
     pub data: PathBuf,
     /// The workers that may be given jobs: at least one, once it is loaded.
     pub workers: Allowlist,
+    pub trust: TrustConfig,
     pub uploads: UploadsConfig,
     pub dispatch: DispatchConfig,
     pub history: HistoryConfig,
@@ -43,6 +46,13 @@ pub struct Config {
     pub health: HealthConfig,
     pub server: ServerConfig,
     pub log: log::LevelFilter,
+}
+
+/// Which workers are given jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustConfig {
+    /// How surely a worker must be known.
+    pub require: Identity,
 }
 
 /// What a client may send.
@@ -122,6 +132,7 @@ impl Default for Config {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))],
             data: PathBuf::from("./data"),
             workers: Allowlist::default(),
+            trust: TrustConfig { require: Identity::Claimed },
             uploads: UploadsConfig::default(),
             dispatch: DispatchConfig::default(),
             history: HistoryConfig::default(),

@@ -8,10 +8,13 @@ use crate::worker::WorkerSpec;
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listen, data, workers, uploads, dispatch, history, outputs, health, server, log } = self;
+        let Config { listen, data, workers, trust, uploads, dispatch, history, outputs, health, server, log } =
+            self;
         let listen: Vec<String> = listen.iter().map(|address| quoted(&address.to_string())).collect();
         writeln!(f, "listen: [{}]", listen.join(", "))?;
         writeln!(f, "data: {}", quoted(&data.display().to_string()))?;
+        writeln!(f, "trust:")?;
+        writeln!(f, "  require: {}", trust.require)?;
         writeln!(f, "max_upload: {}", show_size(uploads.bytes_max))?;
         writeln!(f, "submit_timeout: {}", show_duration(dispatch.submit_timeout))?;
         writeln!(f, "status_timeout: {}", show_duration(dispatch.status_timeout))?;

@@ -1,23 +1,16 @@
 //! What the pool holds of a worker's health, and when it asks next. Pure.
 
+use std::sync::Arc;
 use std::time::Duration;
-
-use serde::Serialize;
 
 use crate::time::Timestamp;
 use crate::upstream::HealthReport;
+use crate::worker::certificate::Leaf;
+use crate::worker::trust::Identity;
 use crate::worker::{Dialect, WorkerKey};
 
 /// The first pause before a worker that is down is asked again; it doubles up to the interval.
 const RECHECK_FIRST: Duration = Duration::from_secs(1);
-
-/// How a worker's identity is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Identity {
-    /// It says that it is the allowlisted worker; nothing proves it.
-    Claimed,
-}
 
 /// Whether a worker may be given jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +21,11 @@ pub enum Standing {
         identity: Identity,
         dialect: Dialect,
         capacity: Option<u32>,
+    },
+    /// It is well, and its identity is not known as surely as the pool requires.
+    Distrusted {
+        identity: Identity,
+        reason: String,
     },
     /// It cannot be given a job, and why.
     Down {
@@ -46,6 +44,8 @@ pub struct Health {
     failures: u32,
     /// What it spoke when it was last healthy: a busy worker that misses a check still speaks the same.
     pub dialect: Dialect,
+    /// The certificate that it showed when it last was, of a worker with TLS.
+    pub leaf: Option<Arc<Leaf>>,
 }
 
 impl Default for Health {
@@ -56,6 +56,7 @@ impl Default for Health {
             down_since: None,
             failures: 0,
             dialect: Dialect::Sandrun,
+            leaf: None,
         }
     }
 }
@@ -76,20 +77,40 @@ impl Health {
     /// Why it is not healthy, in words.
     pub fn reason(&self) -> Option<&str> {
         match &self.standing {
-            Standing::Down { reason } => Some(reason),
+            Standing::Distrusted { reason, .. } | Standing::Down { reason } => Some(reason),
             Standing::Unchecked | Standing::Healthy { .. } => None,
         }
     }
 
-    /// Takes in the result of a check.
-    pub fn observe(&mut self, key: WorkerKey, checked: Result<HealthReport, String>, now: Timestamp) -> Flip {
+    /// How surely it is known who the worker is, as far as the last check showed.
+    pub fn identity(&self) -> Option<Identity> {
+        match self.standing {
+            Standing::Healthy { identity, .. } | Standing::Distrusted { identity, .. } => Some(identity),
+            Standing::Unchecked | Standing::Down { .. } => None,
+        }
+    }
+
+    /// Takes in the result of a check of the worker `key`, whose identity must be known at least as surely as `required`.
+    pub fn observe(
+        &mut self,
+        key: WorkerKey,
+        required: Identity,
+        checked: Result<HealthReport, String>,
+        now: Timestamp,
+    ) -> Flip {
         self.checked_at = Some(now);
         match checked.and_then(|report| identified(key, report)) {
-            Ok(report) => {
+            Ok(HealthReport { dialect, capacity, evidence, worker_id: _, address: _ }) => {
                 (self.failures, self.down_since) = (0, None);
-                self.dialect = report.dialect;
-                let HealthReport { dialect, capacity, worker_id: _, address: _ } = report;
-                self.stand(Standing::Healthy { identity: Identity::Claimed, dialect, capacity })
+                self.dialect = dialect;
+                self.leaf = evidence.leaf().cloned();
+                let identity = evidence.identity();
+                self.stand(if identity >= required {
+                    Standing::Healthy { identity, dialect, capacity }
+                } else {
+                    let reason = format!("its identity is {identity}, and trust.require is {required}");
+                    Standing::Distrusted { identity, reason }
+                })
             }
             Err(reason) => {
                 self.down_since.get_or_insert(now);
@@ -129,6 +150,8 @@ impl Health {
 /// A report of the worker that the allowlist names, or why it is not.
 fn identified(key: WorkerKey, report: HealthReport) -> Result<HealthReport, String> {
     match &report.worker_id {
+        // Its key says it.
+        None if report.evidence.identity() == Identity::Pinned => Ok(report),
         None => Err(format!("it has no identity: its worker_id is null, and the allowlist names {key}")),
         Some(claimed) if *claimed == key.to_string() => Ok(report),
         Some(claimed) => {
@@ -141,23 +164,50 @@ fn identified(key: WorkerKey, report: HealthReport) -> Result<HealthReport, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::evidence::Evidence;
 
     const NOW: Timestamp = Timestamp::from_micros(5);
 
     fn report(worker_id: Option<String>) -> Result<HealthReport, String> {
-        Ok(HealthReport { worker_id, dialect: Dialect::Sandrun, capacity: None, address: None })
+        Ok(HealthReport {
+            worker_id,
+            dialect: Dialect::Sandrun,
+            capacity: None,
+            address: None,
+            evidence: Evidence::Claimed,
+        })
+    }
+
+    /// Takes in a check by a pool that asks for no proof.
+    fn observe(health: &mut Health, key: WorkerKey, checked: Result<HealthReport, String>) -> Flip {
+        health.observe(key, Identity::Claimed, checked, NOW)
     }
 
     #[test]
     fn only_the_allowlisted_identity_is_healthy() {
         let (key, other) = (WorkerKey::for_tests(1), WorkerKey::for_tests(2));
         let mut health = Health::default();
-        assert_eq!(health.observe(key, report(Some(other.to_string())), NOW), Flip::None);
+        assert_eq!(observe(&mut health, key, report(Some(other.to_string()))), Flip::None);
         assert!(health.reason().unwrap().contains(&other.to_string()));
-        assert_eq!(health.observe(key, report(None), NOW), Flip::None);
-        assert_eq!(health.observe(key, report(Some(key.to_string())), NOW), Flip::Up);
+        assert_eq!(observe(&mut health, key, report(None)), Flip::None);
+        assert_eq!(observe(&mut health, key, report(Some(key.to_string()))), Flip::Up);
         assert!(health.is_healthy());
         assert_eq!(health.suspect("connection refused".into()), Flip::Down);
+    }
+
+    #[test]
+    fn an_identity_that_is_not_sure_enough_keeps_a_worker_from_jobs_and_is_told() {
+        let key = WorkerKey::for_tests(1);
+        let mut health = Health::default();
+        let flip = health.observe(key, Identity::Proved, report(Some(key.to_string())), NOW);
+        assert_eq!((flip, health.is_healthy()), (Flip::None, false));
+        assert_eq!(health.reason(), Some("its identity is claimed, and trust.require is proved"));
+        assert_eq!(health.identity(), Some(Identity::Claimed));
+        // It is no failure: it is asked in its usual rhythm.
+        assert_eq!(health.next_check_after(Duration::from_secs(30), 0.0), Duration::from_secs(30));
+        let proved =
+            report(Some(key.to_string())).map(|report| HealthReport { evidence: Evidence::Proved, ..report });
+        assert_eq!(health.observe(key, Identity::Proved, proved, NOW), Flip::Up);
     }
 
     #[test]
@@ -167,7 +217,7 @@ mod tests {
         assert_eq!(health.next_check_after(interval, 0.0), interval);
         let pauses: Vec<u64> = (0..7)
             .map(|_| {
-                health.observe(WorkerKey::for_tests(1), Err("refused".into()), NOW);
+                observe(&mut health, WorkerKey::for_tests(1), Err("refused".into()));
                 health.next_check_after(interval, 0.0).as_secs()
             })
             .collect();

@@ -19,6 +19,7 @@ use crate::queue::order::Class;
 use crate::store::Drain;
 use crate::time::Timestamp;
 use crate::upstream::{Contact, HealthReport, gate::Gate};
+use crate::worker::trust::Identity;
 use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 use health::{Flip, Health, Standing};
 use slots::{Admission, Slots};
@@ -41,6 +42,8 @@ pub struct Pool {
 
 struct Shared {
     state: Mutex<State>,
+    /// How surely a worker must be known to be given jobs.
+    required: Identity,
     /// Rung when a worker can take a job that could not before.
     bell: Arc<Notify>,
 }
@@ -102,7 +105,7 @@ impl Member {
         let allowed = self.spec.max_concurrent_jobs.map(|limit| limit.get());
         let advertised = match self.health.standing {
             Standing::Healthy { capacity, .. } => capacity,
-            Standing::Unchecked | Standing::Down { .. } => None,
+            Standing::Unchecked | Standing::Distrusted { .. } | Standing::Down { .. } => None,
         };
         match (allowed, advertised) {
             (Some(allowed), Some(advertised)) => allowed.min(advertised),
@@ -178,8 +181,14 @@ impl State {
 }
 
 impl Pool {
-    /// The workers of the allowlist, none of them checked yet; `drains` are operators' wishes from before.
-    pub fn new(allowlist: Vec<WorkerSpec>, drains: Vec<Drain>, bell: Arc<Notify>) -> Self {
+    /// The workers of the allowlist, none of them checked yet; `drains` are operators' wishes from before. A worker whose
+    /// identity is known less surely than `required` is given no jobs.
+    pub fn new(
+        allowlist: Vec<WorkerSpec>,
+        drains: Vec<Drain>,
+        required: Identity,
+        bell: Arc<Notify>,
+    ) -> Self {
         let mut drains: BTreeMap<_, _> = drains.into_iter().map(|drain| (drain.worker, drain)).collect();
         let workers: BTreeMap<_, _> = allowlist
             .into_iter()
@@ -203,7 +212,7 @@ impl Pool {
         for key in keys {
             state.settle(key);
         }
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), bell }) }
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), required, bell }) }
     }
 
     /// Takes a slot for a job of this class.
@@ -253,7 +262,8 @@ impl Pool {
     pub fn contact(&self, worker: WorkerKey) -> Option<Contact> {
         let state = self.shared.lock();
         let member = state.workers.get(&worker)?;
-        Some(Contact { spec: Arc::clone(&member.spec), dialect: member.health.dialect })
+        let Health { dialect, leaf, .. } = &member.health;
+        Some(Contact { spec: Arc::clone(&member.spec), dialect: *dialect, leaf: leaf.clone() })
     }
 
     /// The address to reach a worker at, if it has ever answered.
@@ -285,7 +295,7 @@ impl Pool {
         let flip = self.change(worker, |member| {
             let answered_at = checked.as_ref().ok().and_then(|report| report.address);
             member.address = answered_at.or(member.address);
-            member.health.observe(worker, checked, now)
+            member.health.observe(worker, self.shared.required, checked, now)
         });
         flip.unwrap_or(Flip::None)
     }

@@ -56,6 +56,12 @@ impl Prober {
             || self.pool.keys().iter().any(|worker| self.pool.is_healthy(*worker))
     }
 
+    /// Asks one worker now, beside its rhythm.
+    pub async fn check(&self, worker: WorkerKey) {
+        // What came of it is told to the pool.
+        let _ = self.check.ask(worker).await;
+    }
+
     /// Asks for ever; ends by being dropped.
     pub async fn run(self: Arc<Self>) {
         let mut workers = JoinSet::new();
@@ -87,24 +93,28 @@ impl IdentityCheck {
         backends.update(|_| ()).await.expect("a static set is always discovered");
         backends
     }
+
+    async fn ask(&self, worker: WorkerKey) -> Result<(), String> {
+        let Some(contact) = self.pool.contact(worker) else { return Ok(()) };
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let report = self.upstream.health(&contact.spec).await;
+        let answered = report.as_ref().map(|_| ()).map_err(Clone::clone);
+        match self.pool.observe(worker, report, self.clock.now()) {
+            Flip::Up => log::info!("worker {worker} at {} is healthy", contact.spec.endpoint),
+            Flip::Down => log::warn!("worker {worker} at {} is down", contact.spec.endpoint),
+            Flip::None => {}
+        }
+        answered
+    }
 }
 
 #[async_trait]
 impl HealthCheck for IdentityCheck {
     async fn check(&self, target: &Backend) -> pingora::Result<()> {
         let worker = *target.ext.get::<WorkerKey>().expect("each backend carries its worker");
-        let Some(contact) = self.pool.contact(worker) else { return Ok(()) };
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
-        let report = self.upstream.health(&contact.spec).await;
-        let failed = report.as_ref().err().cloned();
-        match self.pool.observe(worker, report, self.clock.now()) {
-            Flip::Up => log::info!("worker {worker} at {} is healthy", contact.spec.endpoint),
-            Flip::Down => log::warn!("worker {worker} at {} is down", contact.spec.endpoint),
-            Flip::None => {}
-        }
-        match failed {
-            None => Ok(()),
-            Some(reason) => pingora::Error::e_explain(pingora::ErrorType::InternalError, reason),
+        match self.ask(worker).await {
+            Ok(()) => Ok(()),
+            Err(reason) => pingora::Error::e_explain(pingora::ErrorType::InternalError, reason),
         }
     }
 

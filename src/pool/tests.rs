@@ -1,6 +1,7 @@
 use std::num::NonZeroU32;
 
 use super::*;
+use crate::upstream::evidence::Evidence;
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
 
@@ -11,12 +12,17 @@ fn pool(limits: &[Option<u32>]) -> (Pool, Vec<WorkerKey>) {
         spec.max_concurrent_jobs = limit.and_then(NonZeroU32::new);
         spec
     });
-    (Pool::new(allowlist.collect(), Vec::new(), Arc::default()), keys)
+    (Pool::new(allowlist.collect(), Vec::new(), Identity::Claimed, Arc::default()), keys)
 }
 
 fn well(pool: &Pool, key: WorkerKey, capacity: Option<u32>) {
-    let report =
-        HealthReport { worker_id: Some(key.to_string()), dialect: Dialect::V2, capacity, address: None };
+    let report = HealthReport {
+        worker_id: Some(key.to_string()),
+        dialect: Dialect::V2,
+        capacity,
+        address: None,
+        evidence: Evidence::Claimed,
+    };
     pool.observe(key, Ok(report), NOW);
 }
 
@@ -70,6 +76,7 @@ fn a_serial_worker_is_given_one_job_at_a_time() {
         dialect: Dialect::Sandrun,
         capacity: None,
         address: None,
+        evidence: Evidence::Claimed,
     };
     pool.observe(keys[0], Ok(report), NOW);
     pool.seen_serial(keys[0]);
@@ -126,7 +133,12 @@ fn a_job_goes_only_to_a_worker_with_its_labels() {
         let labels = labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         WorkerSpec { labels, ..WorkerSpec::for_tests(WorkerKey::for_tests(n)) }
     };
-    let pool = Pool::new(vec![spec(1, &[]), spec(2, &[("gpu", "a100")])], Vec::new(), Arc::default());
+    let pool = Pool::new(
+        vec![spec(1, &[]), spec(2, &[("gpu", "a100")])],
+        Vec::new(),
+        Identity::Claimed,
+        Arc::default(),
+    );
     well(&pool, WorkerKey::for_tests(1), None);
     let gpu = Class { requires: BTreeMap::from([("gpu".into(), "a100".into())]), refused_by: None };
     assert!(pool.claim(&gpu, NOW).is_none() && pool.could_run(&gpu.requires, None));

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{Method, StatusCode, header};
-use pingora::connectors::http::Connector;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType, OrErr, Result};
@@ -24,7 +23,6 @@ use super::{Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, listing};
 use crate::job::{JobId, Place};
 use crate::store::{EndedRun, KeptFile};
-use crate::upstream::peer::{http_peer, request_head};
 
 /// Archive bytes are sent on in pieces of about this size.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -140,7 +138,7 @@ impl Front {
         let remote = place.remote.clone();
         let mut passage = OutputPassage { to, path, remote, at: FileAt::Download, listed: Listed::Yes };
         loop {
-            let (connection, mut head) = match request(&self.connector, &passage).await {
+            let (connection, mut head) = match self.ask_for_file(&passage).await {
                 Ok(opened) => opened,
                 Err(error) => {
                     log::warn!("output {name:?} cannot be fetched: {error}");
@@ -169,19 +167,6 @@ impl Front {
             }
         }
     }
-}
-
-async fn request(connector: &Connector, passage: &OutputPassage) -> Result<(HttpSession, ResponseHeader)> {
-    let target = passage.target();
-    let peer = http_peer(&passage.to.contact, passage.to.address, &target);
-    let (mut connection, _) = connector.get_http_session(&peer).await?;
-    connection.set_read_timeout(peer.options.read_timeout);
-    connection.write_request_header(Box::new(request_head("GET", &passage.to.contact, &target)?)).await?;
-    connection.finish_request_body().await?;
-    connection.read_response_header().await?;
-    let head = connection.response_header().cloned();
-    let head = head.ok_or_else(|| Error::new_up(ErrorType::InvalidHTTPHeader))?;
-    Ok((connection, head))
 }
 
 fn archive_head(id: &JobId) -> Result<ResponseHeader> {

@@ -14,7 +14,7 @@ impl Front {
     pub(super) async fn pool_view(&self, session: &mut Session) -> Result<()> {
         let workers = self.pool.view();
         let (total, queued) = (self.queue.total_jobs(), self.queue.waiting_jobs());
-        let body = bodies::pool(&workers, total, queued, self.clock.now());
+        let body = bodies::pool(self.dialer.pool_key(), &workers, total, queued, self.clock.now());
         respond::json(session, StatusCode::OK, &body).await
     }
 

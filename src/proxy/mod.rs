@@ -4,6 +4,7 @@
 //! early_request_filter   limits on the connection
 //! request_filter         route; what the pool answers itself is answered here, uploads are taken in here
 //! upstream_peer          where a request that passes through goes
+//! connected_to_upstream  that it is the worker who is there
 //! upstream_request_filter   the head that the worker gets, rebuilt
 //! upstream_response_filter  what of the worker's head the client gets
 //! upstream_response_body_filter   the pool's envelope around a worker's status
@@ -21,6 +22,7 @@ mod passage;
 mod respond;
 mod results;
 mod submit;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,7 @@ use bytes::Bytes;
 use http::header;
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
@@ -46,6 +49,7 @@ use crate::spool::{Spool, UploadLimits};
 use crate::store::Store;
 use crate::time::Clock;
 use crate::upstream::Upstream;
+use crate::upstream::tls::Dialer;
 use passage::Passage;
 
 /// An idle kept-alive connection is closed after this; Pingora itself would keep it for ever.
@@ -94,6 +98,7 @@ pub struct Front {
     pub large_answers: Semaphore,
     /// Makes the connections that archives are fetched over; it lives as long as the front's runtime.
     pub connector: Connector,
+    pub dialer: Dialer,
 }
 
 /// What the front lets go on when the pool is told to stop.
@@ -175,7 +180,20 @@ impl ProxyHttp for Front {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        ctx.passage.as_ref().map(Passage::peer).ok_or_else(no_passage)
+        ctx.passage.as_ref().ok_or_else(no_passage)?.peer(&self.dialer).map_err(pingora::Error::into_up)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        peer: &HttpPeer,
+        _fd: std::os::fd::RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let contact = ctx.passage.as_ref().ok_or_else(no_passage)?.contact();
+        self.confirm(contact, peer, digest).await
     }
 
     async fn upstream_request_filter(

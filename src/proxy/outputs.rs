@@ -1,8 +1,8 @@
 //! A job's outputs: their listing and each file.
 
 use http::{Method, StatusCode, header};
+use pingora::Result;
 use pingora::http::ResponseHeader;
-use pingora::{Error, ErrorSource, Result};
 use pingora_proxy::Session;
 use tokio::sync::SemaphorePermit;
 use tokio::task::spawn_blocking;
@@ -15,7 +15,6 @@ use super::{Ctx, Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, listing};
 use crate::job::{JobId, Place};
 use crate::store::{EndedRun, JobRow, KeptFile, OutputsPlace, ResultsText, TEXT_PIECE_BYTES};
-use crate::upstream::peer::{http_peer, request_head};
 use crate::worker::Dialect;
 
 impl Front {
@@ -153,13 +152,12 @@ impl Front {
 
     async fn head_of_output(&self, session: &mut Session, mut passage: OutputPassage) -> Result<()> {
         loop {
-            let mut head = match self.fetch_head(&passage).await {
-                Ok(head) => head,
-                Err(error) if *error.esource() == ErrorSource::Upstream => {
-                    return respond::problem(session, &problem_of(&error)).await;
-                }
-                Err(error) => return Err(error),
+            let (mut connection, mut head) = match self.ask_for_file(&passage).await {
+                Ok(answered) => answered,
+                Err(error) => return respond::problem(session, &problem_of(&error)).await,
             };
+            // Only the head is wanted.
+            connection.shutdown().await;
             match passage.admit(&mut head)? {
                 Admitted::Yes => {
                     head.set_version(http::Version::HTTP_11);
@@ -169,20 +167,6 @@ impl Front {
                 Admitted::No(problem) => return respond::problem(session, &problem).await,
             }
         }
-    }
-
-    async fn fetch_head(&self, passage: &OutputPassage) -> Result<ResponseHeader> {
-        let target = passage.target();
-        let peer = http_peer(&passage.to.contact, passage.to.address, &target);
-        let (mut connection, _) = self.connector.get_http_session(&peer).await.map_err(Error::into_up)?;
-        connection.set_read_timeout(peer.options.read_timeout);
-        let request = request_head("GET", &passage.to.contact, &target)?;
-        connection.write_request_header(Box::new(request)).await.map_err(Error::into_up)?;
-        connection.finish_request_body().await.map_err(Error::into_up)?;
-        connection.read_response_header().await.map_err(Error::into_up)?;
-        let head = connection.response_header().cloned();
-        connection.shutdown().await;
-        head.ok_or_else(|| Error::new_up(pingora::ErrorType::InvalidHTTPHeader))
     }
 }
 

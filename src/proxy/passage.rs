@@ -18,6 +18,7 @@ use crate::pool::Pool;
 use crate::queue::LiveJob;
 use crate::upstream::gate::Turn;
 use crate::upstream::peer::{Target, http_peer, request_head};
+use crate::upstream::tls::Dialer;
 use crate::upstream::{Contact, Stage, sandrun};
 use crate::worker::Dialect;
 
@@ -133,13 +134,13 @@ const RESPONSE_HEADERS: [HeaderName; 7] = [
 ];
 
 impl Passage {
-    pub fn peer(&self) -> Box<HttpPeer> {
+    pub fn peer(&self, dialer: &Dialer) -> Result<Box<HttpPeer>> {
         let (to, target) = match self {
             Self::Status(status) => (&status.to, status.target.clone()),
             Self::Output(output) => (&output.to, output.target()),
             Self::Stream(stream) => (&stream.to, stream.target.clone()),
         };
-        let mut peer = http_peer(&to.contact, to.address, &target);
+        let mut peer = http_peer(dialer, &to.contact, to.address, &target)?;
         match self {
             Self::Status(status) => {
                 peer.options.connection_timeout = Some(status.patience);
@@ -150,7 +151,16 @@ impl Passage {
             // A job may be silent for as long as it runs.
             Self::Stream(_) => peer.options.read_timeout = None,
         }
-        Box::new(peer)
+        Ok(Box::new(peer))
+    }
+
+    /// The worker that the request goes to.
+    pub fn contact(&self) -> &Contact {
+        match self {
+            Self::Status(status) => &status.to.contact,
+            Self::Output(output) => &output.to.contact,
+            Self::Stream(stream) => &stream.to.contact,
+        }
     }
 
     /// The head that the worker gets for a client's request.
@@ -218,6 +228,8 @@ impl Passage {
                 | ErrorType::ConnectRefused
                 | ErrorType::ConnectNoRoute
                 | ErrorType::ConnectError
+                | ErrorType::TLSHandshakeFailure
+                | ErrorType::InvalidCert
         );
         if connects {
             pool.suspect(

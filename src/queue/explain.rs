@@ -68,6 +68,8 @@ mod tests {
     use crate::pool::health::Health;
     use crate::store::Drain;
     use crate::upstream::HealthReport;
+    use crate::upstream::evidence::Evidence;
+    use crate::worker::trust::Identity;
     use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 
     const NOW: Timestamp = Timestamp::from_micros(1_000_000);
@@ -80,8 +82,9 @@ mod tests {
             dialect: Dialect::V2,
             capacity: None,
             address: None,
+            evidence: Evidence::Claimed,
         };
-        health.observe(key, Ok(report), NOW);
+        health.observe(key, Identity::Claimed, Ok(report), NOW);
         let spec = WorkerSpec::for_tests(key).into();
         WorkerView { spec, health, active_jobs, limit: 2, throttled_until: None, drain: None }
     }

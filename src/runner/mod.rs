@@ -1,7 +1,7 @@
 //! The worker's side: takes jobs over HTTP, runs each in a sandbox, and serves what it made.
 //!
 //! In the order a job meets them:
-//! - [`server`] listens, and stops in good order; `http` has one file per kind of request;
+//! - [`server`] listens, in the clear or with [`tls`], and stops in good order; `http` has one file per kind of request;
 //! - [`registry`] admits a job if it can run at once, and knows all jobs;
 //! - [`upload`] writes the request's files to the job's directory ([`jobdir`]) as they arrive;
 //! - [`order`] unpacks them ([`unpack`]) and decides with the [`manifest`] what is run, by which [`interpreter`];
@@ -29,6 +29,7 @@ pub mod registry;
 pub mod sandbox;
 pub mod seccomp;
 pub mod server;
+pub mod tls;
 pub mod unpack;
 pub mod upload;
 pub mod usage;

@@ -2,16 +2,19 @@
 
 use std::future::IntoFuture;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::serve::ListenerExt;
+use axum::serve::{Listener, ListenerExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::http::router;
+use super::tls::{Access, TlsListener, acceptor};
 use super::worker::Worker;
 
 /// How long running jobs may go on after the worker is told to drain.
@@ -39,17 +42,14 @@ pub enum Stop {
 pub async fn serve(
     worker: Arc<Worker>,
     listener: TcpListener,
+    access: Access,
     mut stop: mpsc::Receiver<Stop>,
 ) -> io::Result<()> {
     let silence = CancellationToken::new();
-    let listener = listener.tap_io(|connection| {
-        // Answers are small and awaited. A socket that refuses the option still works.
-        let _ = connection.set_nodelay(true);
-    });
-    let serving = axum::serve(listener, router(Arc::clone(&worker)))
-        .with_graceful_shutdown(silence.clone().cancelled_owned())
-        .into_future();
-    let mut serving = tokio::spawn(serving);
+    let mut serving = match acceptor(access, &worker.settings.identity) {
+        Some(acceptor) => listen(TlsListener::new(listener, acceptor), &worker, &silence),
+        None => listen(plain(listener), &worker, &silence),
+    };
     let sweeping = tokio::spawn(sweep(Arc::clone(&worker)));
 
     let told = tokio::select! {
@@ -72,6 +72,24 @@ pub async fn serve(
     let _ = timeout(FAREWELL_MAX, serving).await;
     sweeping.abort();
     Ok(())
+}
+
+/// A listener for connections in the clear.
+fn plain(listener: TcpListener) -> impl Listener<Addr = SocketAddr> {
+    listener.tap_io(|connection| {
+        // Answers are small and awaited. A socket that refuses the option still works.
+        let _ = connection.set_nodelay(true);
+    })
+}
+
+/// Answers what comes in, until there is silence.
+fn listen<L>(listener: L, worker: &Arc<Worker>, silence: &CancellationToken) -> JoinHandle<io::Result<()>>
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let serving = axum::serve(listener, router(Arc::clone(worker)));
+    tokio::spawn(serving.with_graceful_shutdown(silence.clone().cancelled_owned()).into_future())
 }
 
 async fn sweep(worker: Arc<Worker>) {

@@ -18,13 +18,14 @@ use super::refusal::Refusal;
 use super::registry::{Registry, Ticket};
 use super::sandbox::Sandbox;
 use super::upload::Upload;
-use crate::worker::identity::WorkerKey;
+use crate::worker::WorkerKey;
+use crate::worker::certificate::OwnCertificate;
 
 /// What an operator decides about a worker.
 #[derive(Debug)]
 pub struct Settings {
     /// Who the worker is.
-    pub worker_id: WorkerKey,
+    pub identity: Arc<OwnCertificate>,
     /// Jobs that run at once.
     pub capacity: NonZeroU32,
     /// Where jobs and their results are.
@@ -72,6 +73,10 @@ impl Worker {
             started: Instant::now(),
             kill: CancellationToken::new(),
         }))
+    }
+
+    pub(super) fn id(&self) -> WorkerKey {
+        self.settings.identity.public()
     }
 
     /// Makes a job of a received upload and starts it.

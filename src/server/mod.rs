@@ -26,6 +26,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::config::{Config, OutputsConfig};
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
+use crate::keyfile;
 use crate::outputs::Outputs;
 use crate::outputs::collect::Collector;
 use crate::outputs::expire::ExpireOutputs;
@@ -43,6 +44,8 @@ use crate::telemetry;
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::client::{HttpUpstream, Timeouts};
+use crate::upstream::tls::Dialer;
+use crate::worker::certificate::OwnCertificate;
 use background::{Announcing, Collecting, Dispatching, Probing, Reconciling};
 use listen::Reserved;
 use signals::DrainOnSignal;
@@ -76,6 +79,9 @@ const PROXY_TRIES: usize = 3;
 pub fn run(config: Config) -> ExitCode {
     telemetry::log_to_stderr(config.log);
     log::info!("limits in force:\n{config}");
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
     match Assembly::new(config) {
         Ok(assembly) => {
             assembly.run();
@@ -100,6 +106,7 @@ struct Assembly {
     outputs: Outputs,
     queue: Queue,
     pool: Pool,
+    dialer: Dialer,
     upstream: Arc<dyn Upstream>,
     prober: Arc<Prober>,
     dispatcher: Arc<Dispatcher>,
@@ -131,11 +138,17 @@ impl Assembly {
             Arc::clone(&bell),
         );
         let Recovered { under_way, drains } = recover(&*store, &queue, &spool, &outputs)?;
-        let pool = Pool::new(config.workers.workers().to_vec(), drains, Arc::clone(&bell));
+        let workers = config.workers.workers().to_vec();
+        let pool = Pool::new(workers, drains, config.trust.require, Arc::clone(&bell));
         let timeouts =
             Timeouts { health: config.health.timeout, longest_job: config.dispatch.submit_timeout };
-        let upstream: Arc<dyn Upstream> =
-            Arc::new(HttpUpstream::new(Arc::clone(&spool), timeouts).map_err(|error| error.to_string())?);
+        let dialer = Dialer::new(OwnCertificate::new(
+            keyfile::read_or_create(&config.data.join("pool.pem"))?,
+            clock.clone(),
+        ));
+        log::info!("pool id: {}", dialer.pool_key());
+        let upstream = HttpUpstream::new(Arc::clone(&spool), dialer.clone(), timeouts);
+        let upstream: Arc<dyn Upstream> = Arc::new(upstream.map_err(|error| error.to_string())?);
         let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), config.health.interval);
         let parts = dispatch::Parts {
             queue: queue.clone(),
@@ -156,6 +169,7 @@ impl Assembly {
             outputs,
             queue,
             pool,
+            dialer,
             upstream,
             prober: Arc::new(prober),
             dispatcher,
@@ -260,6 +274,7 @@ impl Assembly {
             uploads: Semaphore::new(self.config.uploads.open_max as usize),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             connector: Connector::new(None),
+            dialer: self.dialer.clone(),
         };
         let mut proxy = http_proxy(&server.configuration, front);
         let mut h2 = default_h2_options();

@@ -32,6 +32,7 @@ use crate::reconcile;
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Drain, Inserted, JobFilter, NewJob, Payload, Store, Work};
 use crate::time::{Clock, Timestamp};
+use crate::worker::trust::Identity;
 use crate::worker::{WorkerKey, WorkerSpec};
 use world::World;
 
@@ -76,7 +77,7 @@ impl Life {
         let under_way = queue.recover().await.expect("reads do not fail in this world");
         let allowlist = world.keys().into_iter().map(WorkerSpec::for_tests).collect();
         let drains = store.drains().await.expect("reads do not fail in this world");
-        let pool = Pool::new(allowlist, drains, Arc::clone(&bell));
+        let pool = Pool::new(allowlist, drains, Identity::Claimed, Arc::clone(&bell));
         let upstream = Arc::clone(world) as Arc<dyn crate::upstream::Upstream>;
         let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), Duration::from_secs(30));
         let parts =

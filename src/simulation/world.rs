@@ -14,6 +14,7 @@ use crate::api::OutputPath;
 use crate::job::{JobId, RemoteId, Verdict};
 use crate::store::{Logs, Work};
 use crate::upstream::download::Opened;
+use crate::upstream::evidence::Evidence;
 use crate::upstream::{
     Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Stage, Upstream,
     attempt_key,
@@ -380,7 +381,13 @@ impl Upstream for World {
             return Err("no answer in time".to_owned());
         }
         let dialect = state.dialect(spec.key);
-        Ok(HealthReport { worker_id: Some(spec.key.to_string()), dialect, capacity: None, address: None })
+        Ok(HealthReport {
+            worker_id: Some(spec.key.to_string()),
+            dialect,
+            capacity: None,
+            address: None,
+            evidence: Evidence::Claimed,
+        })
     }
 
     async fn submit(&self, to: &Contact, job: &JobId, attempt: u32, _work: &Work) -> SendOutcome {

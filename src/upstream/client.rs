@@ -7,13 +7,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use dashmap::DashMap;
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Body, RequestBuilder, Response, StatusCode};
+use reqwest::tls::TlsInfo;
+use reqwest::{Body, Client, ClientBuilder, RequestBuilder, Response, StatusCode};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio_util::io::ReaderStream;
 
 use super::download::{self, Opened};
+use super::evidence::Inquiry;
 use super::logs::LogScanner;
+use super::tls::Dialer;
 use super::{
     Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Upstream, attempt_key,
     sandrun,
@@ -22,7 +27,9 @@ use crate::api::{OutputPath, listing};
 use crate::job::{JobId, Manifest, RemoteId};
 use crate::spool::{Spool, encode};
 use crate::store::{Logs, Payload, Work};
-use crate::worker::{Dialect, WorkerSpec};
+use crate::worker::certificate::Leaf;
+use crate::worker::proof::{CHALLENGE_HEADER, POOL_HEADER};
+use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 
 /// How long a TCP connection may take to be made; a worker is near, and a silent one must not hold a slot.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,14 +61,24 @@ pub struct Timeouts {
 
 /// Speaks HTTP/1.1 to workers.
 pub struct HttpUpstream {
-    http: reqwest::Client,
+    /// For endpoints that are not encrypted.
+    plain: Client,
+    /// One for each worker with TLS: it connects to that worker's key and to no other.
+    pinned: DashMap<WorkerKey, Client>,
+    dialer: Dialer,
     spool: Arc<Spool>,
     timeouts: Timeouts,
 }
 
 impl HttpUpstream {
-    pub fn new(spool: Arc<Spool>, timeouts: Timeouts) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
+    pub fn new(spool: Arc<Spool>, dialer: Dialer, timeouts: Timeouts) -> Result<Self, reqwest::Error> {
+        // Workers are known by their keys; a system without certificate authorities is as good as any.
+        let plain = Self::settings().tls_certs_only([]).build()?;
+        Ok(Self { plain, pinned: DashMap::new(), dialer, spool, timeouts })
+    }
+
+    fn settings() -> ClientBuilder {
+        Client::builder()
             // A sandrun worker finds headers by their Title-Case spelling only.
             .http1_only()
             .http1_title_case_headers()
@@ -71,14 +88,22 @@ impl HttpUpstream {
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            // Workers are known by their keys; a system without certificate authorities is as good as any.
-            .tls_certs_only([])
-            .build()?;
-        Ok(Self { http, spool, timeouts })
+    }
+
+    /// The client for a worker: of an `https` endpoint, one that gets no further than the handshake with anybody else.
+    fn client(&self, worker: &WorkerSpec) -> Client {
+        if !worker.endpoint.is_tls() {
+            return self.plain.clone();
+        }
+        let pinned = || {
+            let settings = Self::settings().tls_backend_preconfigured(self.dialer.config_for(worker.key));
+            settings.https_only(true).tls_info(true).build().expect("a client like it was built at the start")
+        };
+        self.pinned.entry(worker.key).or_insert_with(pinned).clone()
     }
 
     fn get(&self, spec: &WorkerSpec, path: &str, timeout: Duration) -> RequestBuilder {
-        self.http.get(url(spec, path)).header(CONNECTION, "close").timeout(timeout)
+        self.client(spec).get(url(spec, path)).header(CONNECTION, "close").timeout(timeout)
     }
 
     /// The body of a submit, its length, and whether any of it was handed to the connection.
@@ -116,18 +141,24 @@ fn tracked(
 #[async_trait]
 impl Upstream for HttpUpstream {
     async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, String> {
-        if spec.endpoint.is_tls() {
-            return Err("https endpoints need the key-pinned TLS that this version does not have; use http"
-                .to_owned());
-        }
-        let response =
-            self.get(spec, "/health", self.timeouts.health).send().await.map_err(|error| reason(&error))?;
+        let request = self.get(spec, "/health", self.timeouts.health);
+        let (response, inquiry) = if spec.endpoint.is_tls() {
+            let response = request.send().await.map_err(|error| reason(&error))?;
+            let leaf = shown_leaf(spec, &response)?;
+            (response, Inquiry::Encrypted(leaf))
+        } else {
+            let (inquiry, challenge) = Inquiry::challenge(spec, self.dialer.pool_key());
+            let request = request
+                .header(CHALLENGE_HEADER, challenge.to_string())
+                .header(POOL_HEADER, self.dialer.pool_key().to_string());
+            (request.send().await.map_err(|error| reason(&error))?, inquiry)
+        };
         let status = response.status();
         if status != StatusCode::OK {
             return Err(format!("its /health answered {status}"));
         }
         let address = response.remote_addr();
-        Ok(HealthReport { address, ..sandrun::health(&read_bounded(response).await?)? })
+        Ok(HealthReport { address, ..sandrun::health(&read_bounded(response).await?, inquiry)? })
     }
 
     async fn submit(&self, to: &Contact, job: &JobId, attempt: u32, work: &Work) -> SendOutcome {
@@ -145,7 +176,7 @@ impl Upstream for HttpUpstream {
             }
         };
         let sent = self
-            .http
+            .client(&to.spec)
             .post(url(&to.spec, "/submit"))
             .header(CONNECTION, "close")
             .header(CONTENT_TYPE, encode::content_type(&work.boundary))
@@ -230,7 +261,7 @@ impl Upstream for HttpUpstream {
 
     async fn cancel(&self, at: &Contact, remote: &RemoteId) -> Answer<()> {
         let path = format!("/cancel/{remote}");
-        let request = self.http.post(url(&at.spec, &path)).header(CONTENT_LENGTH, 0);
+        let request = self.client(&at.spec).post(url(&at.spec, &path)).header(CONTENT_LENGTH, 0);
         answer(&path, request.timeout(self.timeouts.health).send().await).map(drop)
     }
 
@@ -269,7 +300,7 @@ impl Upstream for HttpUpstream {
     }
 
     async fn open_output(&self, at: &Contact, remote: &RemoteId, path: &OutputPath) -> Opened {
-        download::open(at, remote, path).await
+        download::open(&self.dialer, at, remote, path).await
     }
 }
 
@@ -305,7 +336,16 @@ fn unfit_for_sandrun(work: &Work) -> Option<String> {
 }
 
 fn url(spec: &WorkerSpec, path: &str) -> String {
-    format!("http://{}{path}", spec.endpoint.host_port())
+    let scheme = if spec.endpoint.is_tls() { "https" } else { "http" };
+    format!("{scheme}://{}{path}", spec.endpoint.host_port())
+}
+
+/// The certificate that a worker showed on the connection of this response.
+fn shown_leaf(spec: &WorkerSpec, response: &Response) -> Result<Arc<Leaf>, String> {
+    let shown = response.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate);
+    let shown = CertificateDer::from(shown.ok_or("it showed no certificate")?);
+    let leaf = Leaf::read_as(spec.key, &shown, UnixTime::now());
+    leaf.map(Arc::new).map_err(|error| error.to_string())
 }
 
 async fn read_bounded(response: Response) -> Result<Vec<u8>, String> {

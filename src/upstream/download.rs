@@ -15,12 +15,12 @@ use http_body_util::Empty;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::peer::Target;
 use super::raw_target::RawTarget;
+use super::tls::Dialer;
 use super::{Contact, sandrun};
 use crate::api::OutputPath;
 use crate::job::RemoteId;
@@ -59,10 +59,10 @@ pub struct OutputStream {
 }
 
 /// Asks for a file under each path where a worker may have it.
-pub async fn open(at: &Contact, remote: &RemoteId, path: &OutputPath) -> Opened {
+pub async fn open(dialer: &Dialer, at: &Contact, remote: &RemoteId, path: &OutputPath) -> Opened {
     for prefix in [format!("/download/{remote}/"), format!("/outputs/{remote}/")] {
         let target = Target::file(&prefix, &path.encoded(), path.as_bytes());
-        let (head, connection) = match timeout(IDLE_TIMEOUT, request(at, &target)).await {
+        let (head, connection) = match timeout(IDLE_TIMEOUT, request(dialer, at, &target)).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(reason)) => return Opened::Unanswered { reason },
             Err(_) => return Opened::Unanswered { reason: "no answer in time".to_owned() },
@@ -78,14 +78,18 @@ pub async fn open(at: &Contact, remote: &RemoteId, path: &OutputPath) -> Opened 
     Opened::Gone
 }
 
-async fn request(at: &Contact, target: &Target) -> Result<(Response<Incoming>, JoinSet<()>), String> {
+async fn request(
+    dialer: &Dialer,
+    at: &Contact,
+    target: &Target,
+) -> Result<(Response<Incoming>, JoinSet<()>), String> {
     let address = at.spec.endpoint.host_port();
-    let tcp = match timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+    let connection = match timeout(CONNECT_TIMEOUT, dialer.dial(&at.spec, &address)).await {
         Ok(connected) => connected.map_err(|error| error.to_string())?,
         Err(_) => return Err("no connection in time".to_owned()),
     };
     let raw = target.sent_to(at.dialect).to_vec();
-    let stream = RawTarget::new(tcp, raw).map_err(|error| error.to_string())?;
+    let stream = RawTarget::new(connection, raw).map_err(|error| error.to_string())?;
     let handshake = http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
     let mut driver = JoinSet::new();

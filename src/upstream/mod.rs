@@ -6,11 +6,13 @@
 
 pub mod client;
 pub mod download;
+pub mod evidence;
 pub mod gate;
 pub mod logs;
 pub mod peer;
 pub mod raw_target;
 pub mod sandrun;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,14 +23,18 @@ use async_trait::async_trait;
 use crate::api::OutputPath;
 use crate::job::{JobId, RemoteId, Verdict};
 use crate::store::{Logs, Work};
+use crate::worker::certificate::Leaf;
 use crate::worker::{Dialect, WorkerSpec};
 use download::Opened;
+use evidence::Evidence;
 
 /// A worker to be spoken to, and how it is to be spoken to.
 #[derive(Clone, Debug)]
 pub struct Contact {
     pub spec: Arc<WorkerSpec>,
     pub dialect: Dialect,
+    /// The certificate that it showed last, of an `https` endpoint.
+    pub leaf: Option<Arc<Leaf>>,
 }
 
 /// What a worker says of itself in `/health`.
@@ -41,6 +47,7 @@ pub struct HealthReport {
     pub capacity: Option<u32>,
     /// Where it answered: of the addresses of its host name, one that is known to lead to it.
     pub address: Option<SocketAddr>,
+    pub evidence: Evidence,
 }
 
 /// What became of sending a job.

@@ -7,17 +7,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::connectors::L4Connect;
 use pingora::http::RequestHeader;
+use pingora::protocols::Digest;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{ErrorType, OkOrErr, OrErr, Result};
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora::{Error, ErrorType, OkOrErr, OrErr, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::Contact;
 use super::raw_target::RawTarget;
-use crate::worker::Dialect;
+use super::tls::{Dialer, WorkerStream};
+use crate::worker::certificate::Leaf;
+use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -26,6 +29,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a kept-alive connection to a worker is kept for the next request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// TLS 1.3 as Pingora calls it. It would take 1.2 too.
+const TLS_VERSION: &str = "TLSv1_3";
 
 /// What to ask of a worker, as the path that it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,21 +72,83 @@ impl Target {
     }
 }
 
-/// The peer for one request to a worker.
-pub fn http_peer(contact: &Contact, address: SocketAddr, target: &Target) -> HttpPeer {
-    let mut peer = HttpPeer::new(address, false, String::new());
-    // Two workers are never one peer, whatever their addresses are.
-    let key = contact.spec.key.as_bytes();
-    peer.group_key = u64::from_le_bytes(key[..8].try_into().expect("a key has 32 bytes"));
+/// The peer for one request to a worker. One with an `https` endpoint has TLS and must show its key; a worker that has shown
+/// none since the pool started has no peer.
+///
+/// Pingora accepts whatever the worker's key has signed, which is more than the key itself. So [`is_of_worker`] has a say
+/// before anything is written.
+pub fn http_peer(
+    dialer: &Dialer,
+    contact: &Contact,
+    address: SocketAddr,
+    target: &Target,
+) -> Result<HttpPeer> {
+    let mut peer = match &contact.leaf {
+        _ if target.needs_raw_bytes(contact.dialect) => raw_peer(dialer, contact, address, target),
+        _ if !contact.spec.endpoint.is_tls() => plain_peer(contact, address),
+        Some(leaf) => pinned_peer(dialer, leaf, address),
+        None => return Error::e_explain(ErrorType::InvalidCert, "the worker has not shown its key yet"),
+    };
     peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
     peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
     peer.options.read_timeout = Some(READ_TIMEOUT);
     peer.options.write_timeout = Some(READ_TIMEOUT);
     peer.options.idle_timeout = Some(IDLE_TIMEOUT);
-    if target.needs_raw_bytes(contact.dialect) {
-        peer.options.custom_l4 = Some(Arc::new(RawTargetConnect { target: target.raw.clone() }));
-    }
+    Ok(peer)
+}
+
+fn plain_peer(contact: &Contact, address: SocketAddr) -> HttpPeer {
+    let mut peer = HttpPeer::new(address, false, String::new());
+    // Two workers are never one peer, whatever their addresses are.
+    peer.group_key = group(contact.spec.key.as_bytes());
     peer
+}
+
+fn pinned_peer(dialer: &Dialer, leaf: &Leaf, address: SocketAddr) -> HttpPeer {
+    // Pingora keeps connections by address, server name and group, and not by whom it has verified: without these two it
+    // would hand a connection to one worker to a request for another. A worker with a new certificate is a new peer.
+    let mut peer = HttpPeer::new(address, true, server_name(leaf.key()));
+    peer.group_key = group(&leaf.digest());
+    peer.options.verify_hostname = false;
+    peer.options.ca = Some(Arc::from([WrappedX509::new(leaf.der().to_vec(), parse_x509)]));
+    let own = dialer.own_certificate();
+    let chain = own.current().cert.iter().map(|der| der.to_vec()).collect();
+    peer.client_cert_key = Some(Arc::new(CertKey::new(chain, own.secret().to_pkcs8_der().to_vec())));
+    peer
+}
+
+/// A peer whose requests have targets that no library writes; TLS, where it has it, is ours and checks the key itself.
+fn raw_peer(dialer: &Dialer, contact: &Contact, address: SocketAddr, target: &Target) -> HttpPeer {
+    let mut peer = plain_peer(contact, address);
+    let (dialer, worker) = (dialer.clone(), Arc::clone(&contact.spec));
+    peer.options.custom_l4 = Some(Arc::new(RawTargetConnect { dialer, worker, target: target.raw.clone() }));
+    peer
+}
+
+fn group(digest: &[u8; 32]) -> u64 {
+    let (first, _) = digest.split_first_chunk().expect("32 bytes are more than 8");
+    u64::from_le_bytes(*first)
+}
+
+/// A name that is the key itself: 64 hexadecimal digits, in labels as long as the DNS allows.
+fn server_name(key: WorkerKey) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (first, last) = key.as_bytes().split_at(16);
+    format!("{}.{}", hex(first), hex(last))
+}
+
+/// Whether the connection that Pingora has made for this peer is to the worker. Nothing may be written to it before.
+///
+/// Of an encrypted one, the certificate must be the one that the control path has verified: it checks the key exactly.
+pub fn is_of_worker(contact: &Contact, peer: &HttpPeer, digest: Option<&Digest>) -> bool {
+    if !contact.spec.endpoint.is_tls() || peer.options.custom_l4.is_some() {
+        return true;
+    }
+    let tls = digest.and_then(|digest| digest.ssl_digest.as_ref());
+    match (tls, &contact.leaf) {
+        (Some(tls), Some(leaf)) => tls.version == TLS_VERSION && tls.cert_digest == leaf.digest(),
+        (None, _) | (_, None) => false,
+    }
 }
 
 /// The head of one request to a worker: rebuilt, so that no client's header and no client's spelling reaches it. Further headers
@@ -98,6 +166,8 @@ pub fn request_head(method: &str, contact: &Contact, target: &Target) -> Result<
 /// Connects to a worker and sends `target` as the target of the request.
 #[derive(Debug)]
 struct RawTargetConnect {
+    dialer: Dialer,
+    worker: Arc<WorkerSpec>,
     target: Vec<u8>,
 }
 
@@ -106,25 +176,25 @@ impl L4Connect for RawTargetConnect {
     async fn connect(&self, address: &PeerAddr) -> Result<Stream> {
         let address =
             address.as_inet().copied().or_err(ErrorType::InternalError, "workers are reached over TCP")?;
-        let tcp =
-            TcpStream::connect(address).await.or_err(ErrorType::ConnectError, "connecting to the worker")?;
-        let raw = RawTarget::new(tcp, self.target.clone())
+        let connection = self
+            .dialer
+            .dial(&self.worker, address)
+            .await
+            .or_err(ErrorType::ConnectError, "connecting to the worker")?;
+        let raw = RawTarget::new(connection, self.target.clone())
             .or_err(ErrorType::InternalError, "raw request target")?;
         Ok(Stream::from(VirtualSocketStream::new(Box::new(RawSocket(raw)))))
     }
 }
 
-/// A [`RawTarget`] over TCP as Pingora wants its sockets.
+/// A [`RawTarget`] as Pingora wants its sockets.
 #[derive(Debug)]
-struct RawSocket(RawTarget<TcpStream>);
+struct RawSocket(RawTarget<WorkerStream>);
 
 impl VirtualSocket for RawSocket {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> std::io::Result<()> {
-        match option {
-            VirtualSockOpt::NoDelay => self.0.get_ref().set_nodelay(true),
-            // Keep-alive probes: the connection lives for one request.
-            _ => Ok(()),
-        }
+    fn set_socket_option(&self, _option: VirtualSockOpt) -> std::io::Result<()> {
+        // It sends without delay already, and lives for one request: keep-alive probes are of no use.
+        Ok(())
     }
 }
 

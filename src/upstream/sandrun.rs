@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::evidence::Inquiry;
 use super::{HealthReport, RemoteStatus, SendOutcome, Stage};
 use crate::api::OutputPath;
 use crate::job::Verdict;
@@ -24,10 +25,11 @@ struct HealthBody {
     worker_id: Option<String>,
     protocol: Option<u32>,
     capacity: Option<u32>,
+    proof: Option<String>,
 }
 
-/// Reads `/health`.
-pub fn health(body: &[u8]) -> Result<HealthReport, String> {
+/// Reads the answer of `/health` to an inquiry.
+pub fn health(body: &[u8], inquiry: Inquiry) -> Result<HealthReport, String> {
     let body: HealthBody = serde_json::from_slice(body)
         .map_err(|error| format!("its /health is no JSON object of the protocol: {error}"))?;
     match body.status.as_deref() {
@@ -40,6 +42,7 @@ pub fn health(body: &[u8]) -> Result<HealthReport, String> {
         Some(_) => Dialect::V2,
     };
     Ok(HealthReport {
+        evidence: inquiry.evidence(body.proof.as_deref())?,
         worker_id: body.worker_id,
         dialect,
         capacity: body.capacity.filter(|capacity| *capacity > 0),
@@ -165,6 +168,10 @@ fn seconds_in(message: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::evidence::Evidence;
+    use crate::worker::WorkerKey;
+    use crate::worker::identity::{PoolKey, SecretKey};
+    use crate::worker::proof::{Challenge, Proof};
 
     #[test]
     fn each_answer_to_a_submit_has_its_meaning() {
@@ -225,13 +232,39 @@ mod tests {
 
     #[test]
     fn a_worker_without_a_protocol_number_is_a_sandrun() {
-        let report = health(br#"{"status":"healthy","worker_id":null}"#).unwrap();
+        let pool = PoolKey(WorkerKey::for_tests(9));
+        let worker = WorkerKey::for_tests(1);
+        let read =
+            |body: &[u8]| health(body, Inquiry::Challenged { worker, challenge: Challenge::random(), pool });
+        let report = read(br#"{"status":"healthy","worker_id":null}"#).unwrap();
+        let evidence = Evidence::Claimed;
         assert_eq!(
             report,
-            HealthReport { worker_id: None, dialect: Dialect::Sandrun, capacity: None, address: None }
+            HealthReport {
+                worker_id: None,
+                dialect: Dialect::Sandrun,
+                capacity: None,
+                address: None,
+                evidence
+            }
         );
-        let report = health(br#"{"status":"healthy","worker_id":"k","protocol":2,"capacity":8}"#).unwrap();
+        let report = read(br#"{"status":"healthy","worker_id":"k","protocol":2,"capacity":8}"#).unwrap();
         assert_eq!((report.dialect, report.capacity), (Dialect::V2, Some(8)));
-        assert!(health(b"{}").is_err() && health(br#"{"status":"sick"}"#).is_err());
+        assert!(read(b"{}").is_err() && read(br#"{"status":"sick"}"#).is_err());
+    }
+
+    #[test]
+    fn a_proof_counts_for_the_worker_and_the_challenge_it_was_made_for() {
+        let (key, pool) = (SecretKey::generate(), PoolKey(WorkerKey::for_tests(9)));
+        let challenge = Challenge::random();
+        let proof = Proof::sign(&key, &challenge, pool);
+        let body = format!(r#"{{"status":"healthy","worker_id":"k","proof":"{proof}"}}"#);
+        let read = |worker, challenge| {
+            health(body.as_bytes(), Inquiry::Challenged { worker, challenge, pool })
+                .map(|report| report.evidence)
+        };
+        assert_eq!(read(key.public(), challenge), Ok(Evidence::Proved));
+        assert!(read(key.public(), Challenge::random()).is_err());
+        assert!(read(WorkerKey::for_tests(1), challenge).is_err());
     }
 }

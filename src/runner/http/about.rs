@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use crate::runner::job::Status;
 use crate::runner::worker::Worker;
+use crate::worker::identity::SecretKey;
+use crate::worker::proof::{CHALLENGE_HEADER, POOL_HEADER, Proof};
 
 /// Version of the protocol: 1 is sandrun's; 2 adds parallel jobs, long polls, idempotency keys, decoded paths.
 const PROTOCOL: u32 = 2;
@@ -20,7 +23,7 @@ pub(super) async fn service(State(worker): State<Arc<Worker>>) -> Json<Value> {
         "role": "worker",
         "version": env!("CARGO_PKG_VERSION"),
         "protocol": PROTOCOL,
-        "worker_id": worker.settings.worker_id,
+        "worker_id": worker.id(),
         "endpoints": [
             "GET /health", "GET /stats", "GET /environments", "POST /submit", "GET /jobs", "GET /status/{id}",
             "GET /logs/{id}", "GET /outputs/{id}", "GET /download/{id}", "GET /download/{id}/{path}",
@@ -29,13 +32,16 @@ pub(super) async fn service(State(worker): State<Arc<Worker>>) -> Json<Value> {
     }))
 }
 
-pub(super) async fn health(State(worker): State<Arc<Worker>>) -> Json<Value> {
+/// Answers a pool's challenge, if there is one: whoever asks gets to know that the key is here, and no more.
+pub(super) async fn health(State(worker): State<Arc<Worker>>, headers: HeaderMap) -> Json<Value> {
     let interpreters = worker.settings.interpreters.iter();
     let interpreters: Map<String, Value> =
         interpreters.map(|found| (found.interpreter.name().to_owned(), json!(found.version))).collect();
+    let proof = proof(worker.settings.identity.secret(), &headers).map(|proof| proof.to_string());
     Json(json!({
         "status": "healthy",
-        "worker_id": worker.settings.worker_id,
+        "worker_id": worker.id(),
+        "proof": proof,
         "protocol": PROTOCOL,
         "capacity": worker.registry.capacity(),
         "active": worker.registry.active(),
@@ -44,6 +50,13 @@ pub(super) async fn health(State(worker): State<Arc<Worker>>) -> Json<Value> {
         "interpreters": interpreters,
         "version": env!("CARGO_PKG_VERSION"),
     }))
+}
+
+fn proof(key: &SecretKey, headers: &HeaderMap) -> Option<Proof> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let challenge = text(CHALLENGE_HEADER)?.parse().ok()?;
+    let pool = text(POOL_HEADER)?.parse().ok()?;
+    Some(Proof::sign(key, &challenge, pool))
 }
 
 pub(super) async fn stats(State(worker): State<Arc<Worker>>) -> Json<Value> {

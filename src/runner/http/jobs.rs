@@ -73,7 +73,7 @@ fn status_body(worker: &Worker, job: &Job) -> Value {
         },
         "job_hash": job.order.hash,
         "output_files": output_files(outputs),
-        "worker_metadata": { "worker_id": worker.settings.worker_id, "signature": null },
+        "worker_metadata": { "worker_id": worker.id(), "signature": null },
     });
     if let Some(reason) = verdict.and_then(Verdict::reason) {
         body["reason"] = reason.into();

@@ -17,7 +17,10 @@ use crate::runner::limits::tests::ROOMY;
 use crate::runner::limits::{Grant, Limits, NetworkPolicy};
 use crate::runner::sandbox::Sandbox;
 use crate::runner::server::{Stop, serve};
+use crate::runner::tls::Access;
 use crate::runner::worker::{Settings, Worker};
+use crate::time::Clock;
+use crate::worker::certificate::OwnCertificate;
 use crate::worker::identity::SecretKey;
 
 pub const BOUNDARY: &str = "XBOUNDARYX";
@@ -66,7 +69,7 @@ impl TestWorker {
     async fn open(capacity: u32, sandbox: Sandbox, keep: Duration, grant: Grant) -> Self {
         let data = tempfile::tempdir().unwrap();
         let worker = Worker::open(Settings {
-            worker_id: SecretKey::generate().public(),
+            identity: OwnCertificate::new(SecretKey::generate(), Clock::System),
             capacity: NonZeroU32::new(capacity).unwrap(),
             data: data.path().join("data"),
             sandbox,
@@ -80,7 +83,7 @@ impl TestWorker {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stops) = mpsc::channel(2);
-        Self { address, data, stop, serving: tokio::spawn(serve(worker, listener, stops)) }
+        Self { address, data, stop, serving: tokio::spawn(serve(worker, listener, Access::Plain, stops)) }
     }
 
     /// Sends a request as it stands, on a connection of its own.
