@@ -205,7 +205,7 @@ pool.yaml:13: health.timeot: unknown key; did you mean `timeout`?
 pool.yaml:14: uploads: is not a list of `key: value`
 pool.yaml:16: server.threads: \"0\" is too small: the least is 1
 pool.yaml:17: log: \"loud\" is not one of off, error, warn, info, debug, trace
-pool.yaml:18: colour: unknown key; known here: workers, listen, data, log, max_upload, uploads, submit_timeout, \
+pool.yaml:18: colour: unknown key; known here: workers, listen, data, log, trust, max_upload, uploads, submit_timeout, \
 status_timeout, worker_lost_after, on_unknown, on_worker_lost, max_attempts, queue_timeout, max_queued_jobs, \
 max_open_uploads, max_spool_bytes, retry_keep, history, outputs, health, server
 workers.json:3: workers[1].worker_id: \"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" is no worker id: a small-order \

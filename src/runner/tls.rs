@@ -12,7 +12,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, PeerIncompatible, ServerConfig, SignatureScheme, version,
+    CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, ServerConfig,
+    SignatureScheme, version,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::worker::certificate::{Leaf, LeafError, OwnCertificate};
+use crate::worker::certificate::{Leaf, OwnCertificate};
 use crate::worker::identity::PoolKey;
 
 /// How long a handshake may take: it is three messages, and who is silent has none of the worker's jobs.
@@ -100,7 +101,9 @@ impl ClientCertVerifier for Known {
         if self.pools.contains(&PoolKey(leaf.key())) {
             Ok(ClientCertVerified::assertion())
         } else {
-            Err(LeafError::OtherKey { shown: leaf.key() }.into())
+            log::warn!("a client is refused: it has the key {}, which no --pool-key names", leaf.key());
+            // This error is what the client is told as "access denied".
+            Err(CertificateError::ApplicationVerificationFailure.into())
         }
     }
 

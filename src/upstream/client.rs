@@ -18,7 +18,7 @@ use tokio_util::io::ReaderStream;
 use super::download::{self, Opened};
 use super::evidence::Inquiry;
 use super::logs::LogScanner;
-use super::tls::Dialer;
+use super::tls::{Dialer, TlsFailure, tls_failure};
 use super::{
     Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Upstream, attempt_key,
     sandrun,
@@ -201,7 +201,7 @@ impl Upstream for HttpUpstream {
                     Err(reason) => SendOutcome::Unknown { reason },
                 }
             }
-            Err(error) if error.is_connect() || !begun.load(Ordering::Acquire) => {
+            Err(error) if error.is_connect() || refuses_us(&error) || !begun.load(Ordering::Acquire) => {
                 SendOutcome::Unreachable { reason: reason(&error) }
             }
             Err(error) => SendOutcome::Unknown { reason: reason(&error) },
@@ -340,6 +340,11 @@ fn url(spec: &WorkerSpec, path: &str) -> String {
     format!("{scheme}://{}{path}", spec.endpoint.host_port())
 }
 
+/// Whether the worker has turned the pool away by its key, before it looked at what was sent.
+fn refuses_us(error: &reqwest::Error) -> bool {
+    tls_failure(error).is_some_and(|failure| failure == TlsFailure::Refused)
+}
+
 /// The certificate that a worker showed on the connection of this response.
 fn shown_leaf(spec: &WorkerSpec, response: &Response) -> Result<Arc<Leaf>, String> {
     let shown = response.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate);
@@ -363,6 +368,9 @@ async fn read_bounded(response: Response) -> Result<Vec<u8>, String> {
 
 /// An error with its causes, without the URL, which the caller knows.
 fn reason(error: &reqwest::Error) -> String {
+    if let Some(failure) = tls_failure(error) {
+        return failure.to_string();
+    }
     let mut text = String::new();
     let mut source: Option<&dyn std::error::Error> = Some(error);
     while let Some(cause) = source {

@@ -3,6 +3,8 @@
 //! No authority and no host name counts, and nothing is resumed: each connection shows the key anew. The pool shows its own
 //! certificate to whoever asks for one, so that a worker may take jobs from it alone.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -11,13 +13,15 @@ use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, PeerIncompatible, SignatureScheme, version};
+use rustls::{
+    AlertDescription, ClientConfig, DigitallySignedStruct, PeerIncompatible, SignatureScheme, version,
+};
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use crate::worker::certificate::{Leaf, OwnCertificate};
+use crate::worker::certificate::{Leaf, LeafError, OwnCertificate};
 use crate::worker::identity::PoolKey;
 use crate::worker::{WorkerKey, WorkerSpec};
 
@@ -69,6 +73,58 @@ impl Dialer {
             .with_client_cert_resolver(Arc::new(Show(Arc::clone(&self.own))));
         config.resumption = Resumption::disabled();
         config
+    }
+}
+
+/// Why there is no encrypted connection to a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TlsFailure {
+    /// It has shown a certificate that is not accepted.
+    Certificate(LeafError),
+    /// It does not take connections from this pool.
+    Refused,
+    Other(rustls::Error),
+}
+
+/// What of an error's causes is about TLS.
+pub fn tls_failure(error: &(dyn Error + 'static)) -> Option<TlsFailure> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(TlsFailure::of(tls));
+        }
+        // An I/O error does not name what it wraps as its cause, but what is behind that.
+        cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+impl TlsFailure {
+    fn of(error: &rustls::Error) -> Self {
+        use AlertDescription::{AccessDenied, CertificateRequired};
+        match error {
+            rustls::Error::AlertReceived(AccessDenied | CertificateRequired) => Self::Refused,
+            rustls::Error::Other(other) => match other.0.downcast_ref::<LeafError>() {
+                Some(leaf) => Self::Certificate(leaf.clone()),
+                None => Self::Other(error.clone()),
+            },
+            _ => Self::Other(error.clone()),
+        }
+    }
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate(error) => error.fmt(f),
+            Self::Refused => {
+                f.write_str("it does not take connections from this pool: its --pool-key is another pool's")
+            }
+            Self::Other(error) => write!(f, "no TLS 1.3 connection: {error}"),
+        }
     }
 }
 

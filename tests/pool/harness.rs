@@ -45,7 +45,11 @@ pub struct Pool {
 impl Pool {
     /// Starts a coordinator with these entries of workers.json; `extra` is more YAML.
     pub async fn start(workers: &[Value], extra: &str) -> Self {
-        let dir = TempDir::new().expect("a temporary directory");
+        Self::start_in(TempDir::new().expect("a temporary directory"), workers, extra).await
+    }
+
+    /// The same, in a directory that a test has made.
+    pub async fn start_in(dir: TempDir, workers: &[Value], extra: &str) -> Self {
         write_config(dir.path(), workers, extra);
         let (child, address) = launch(dir.path()).await;
         let pool = Self { dir, child, address };
@@ -72,6 +76,11 @@ impl Pool {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The directory with its configuration, its log and, in `data`, all that it keeps.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub fn url(&self) -> String {

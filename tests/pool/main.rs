@@ -2,7 +2,7 @@
 //!
 //! Nothing here imports the crate: what these tests hold is what a client, a worker and an operator can see.
 //! `wire` is the client, `standin` the worker (with every fault of the deployed one), `fault` a proxy that
-//! breaks connections, `harness` the coordinator under test, `bodies` what clients send to it; the other
+//! breaks connections, `tls` one that encrypts them, `harness` the coordinator under test, `bodies` what clients send to it; the other
 //! modules are one subject each.
 
 // Clippy knows a test by its attribute; what serves the tests is here not known as such.
@@ -12,6 +12,7 @@ mod bodies;
 mod fault;
 mod harness;
 mod standin;
+mod tls;
 mod wire;
 
 mod answers;
@@ -30,5 +31,6 @@ mod restart;
 mod sick;
 mod submit;
 mod tidy;
+mod trust;
 mod unknown;
 mod walls;

@@ -47,6 +47,7 @@ pub struct Standin {
 struct Shared {
     address: SocketAddr,
     worker_id: String,
+    key: SigningKey,
     script: Script,
     quirks: Mutex<Quirks>,
     /// The one lock of the deployed worker.
@@ -149,6 +150,7 @@ impl Standin {
         let shared = Arc::new(Shared {
             address: listener.local_addr().expect("a bound listener"),
             worker_id: STANDARD.encode(key.verifying_key().as_bytes()),
+            key,
             script: Box::new(script),
             quirks: Mutex::new(quirks),
             lock: tokio::sync::Mutex::new(()),
@@ -175,6 +177,11 @@ impl Standin {
 
     pub fn worker_id(&self) -> &str {
         &self.shared.worker_id
+    }
+
+    /// The secret half of its id, for whoever speaks TLS in its stead.
+    pub fn key(&self) -> &SigningKey {
+        &self.shared.key
     }
 
     /// This worker's entry in workers.json.
