@@ -3,7 +3,8 @@
 
 mod process;
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -87,25 +88,27 @@ impl Demo {
 
     /// Starts the workers, then the pool; a client of it, once it is ready.
     async fn start(&mut self) -> Result<Client, Failure> {
+        let data = self.directory.join("data");
+        DirBuilder::new().mode(0o700).create(&data).map_err(Failure::set_up)?;
+        let pool_id = self.keygen("data/pool.pem").await?;
         let mut listed = Vec::new();
         for number in 1..=WORKERS {
             let name = format!("worker{number}");
-            let key = self.path(&format!("{name}.pem"));
-            let id = process::output(&["keygen", &key]).await?;
-            let id = id
-                .trim()
-                .strip_prefix("Worker ID: ")
-                .ok_or_else(|| Failure::Setup(format!("keygen said {id:?}")))?;
-            let data = self.path(&name);
-            let arguments =
-                ["worker", "--key", &key, "--listen", "127.0.0.1:0", "--capacity", "2", "--data", &data];
+            let key = format!("{name}.pem");
+            let id = self.keygen(&key).await?;
+            let (key, data) = (self.path(&key), self.path(&name));
+            let mut arguments = vec!["worker", "--key", &key, "--tls", "--pool-key", &pool_id];
+            arguments.extend(["--listen", "127.0.0.1:0", "--capacity", "2", "--data", &data]);
             let worker = Process::start(&name, &arguments, &self.directory).await?;
             println!("{name} listens on {}, id {id}", worker.url());
             listed.push(json!({"worker_id": id, "endpoint": worker.url()}));
             self.processes.push(worker);
         }
         self.write("workers.json", &serde_json::Value::from(listed).to_string())?;
-        let config = json!({"listen": "127.0.0.1:0", "data": self.path("data"), "workers": "workers.json"});
+        let config = json!({
+            "listen": "127.0.0.1:0", "data": self.path("data"), "workers": "workers.json",
+            "trust": {"require": "pinned"},
+        });
         self.write("pool.yaml", &config.to_string())?;
         let arguments = ["serve", "--config", &self.path("pool.yaml")];
         let pool = Process::start("pool", &arguments, &self.directory).await?;
@@ -114,6 +117,13 @@ impl Demo {
         self.processes.push(pool);
         wait_until_ready(&client).await?;
         Ok(client)
+    }
+
+    /// Makes a key in this file of the directory; its id.
+    async fn keygen(&self, file: &str) -> Result<String, Failure> {
+        let said = process::output(&["keygen", &self.path(file)]).await?;
+        let id = said.trim().strip_prefix("Worker ID: ");
+        id.map(str::to_owned).ok_or_else(|| Failure::Setup(format!("keygen said {said:?}")))
     }
 
     async fn submit(&self, client: &Client) -> Result<JobId, Failure> {

@@ -21,7 +21,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         print::line(&pool.text)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows = vec![["WORKER", "ENDPOINT", "HEALTH", "JOBS", "CHECKED"].map(str::to_owned)];
+    let mut rows = vec![["WORKER", "ENDPOINT", "IDENTITY", "HEALTH", "JOBS", "CHECKED"].map(str::to_owned)];
     rows.extend(pool.value.workers.iter().map(row));
     print::table(&rows)?;
     let pool = pool.value;
@@ -32,7 +32,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(worker: &PoolWorker) -> [String; 5] {
+fn row(worker: &PoolWorker) -> [String; 6] {
     let health = match (worker.is_healthy, &worker.reason) {
         (true, None) => "healthy".to_owned(),
         (false, None) => "down".to_owned(),
@@ -48,6 +48,7 @@ fn row(worker: &PoolWorker) -> [String; 5] {
     [
         print::printable(&worker.worker_id),
         print::printable(&worker.endpoint),
+        worker.identity.as_deref().map_or("unknown".to_owned(), print::printable),
         health,
         format!("{}/{}", worker.active_jobs, worker.max_concurrent_jobs),
         worker.last_health_check.map_or("never".to_owned(), print::age),

@@ -102,6 +102,9 @@ pub struct PoolWorker {
     /// Unix seconds; `None` before the first check.
     #[serde(default)]
     pub last_health_check: Option<f64>,
+    /// How surely it is known who it is; `None` when the last check did not show it.
+    #[serde(default)]
+    pub identity: Option<String>,
     /// An operator's wish that it gets no more jobs.
     #[serde(default)]
     pub draining: Option<Draining>,

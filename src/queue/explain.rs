@@ -2,6 +2,7 @@
 
 use super::order::Class;
 use crate::pool::WorkerView;
+use crate::pool::health::Standing;
 use crate::time::Timestamp;
 
 /// Why a job of this class waits, as the workers are now; `ahead` are the jobs before it.
@@ -17,7 +18,13 @@ pub fn reason(class: &Class, ahead: usize, workers: &[WorkerView], now: Timestam
     }
     let healthy: Vec<_> = allowed.iter().filter(|worker| worker.health.is_healthy()).collect();
     if healthy.is_empty() {
-        return format!("{} healthy", count_none(allowed.len()));
+        let distrusted = |worker: &&WorkerView| matches!(worker.health.standing, Standing::Distrusted { .. });
+        let what = if allowed.iter().any(distrusted) {
+            "both healthy and known as surely as trust.require asks"
+        } else {
+            "healthy"
+        };
+        return format!("{} {what}", count_none(allowed.len()));
     }
     let open: Vec<_> = healthy.into_iter().filter(|worker| worker.drain.is_none()).collect();
     if open.is_empty() {

@@ -1,15 +1,13 @@
 //! The composition root: puts the parts together from the configuration, starts them, and stops them.
 
 mod background;
+mod data;
 mod listen;
 mod signals;
 
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File};
-use std::io;
+use std::fs::File;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +24,6 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::config::{Config, OutputsConfig};
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
-use crate::keyfile;
 use crate::outputs::Outputs;
 use crate::outputs::collect::Collector;
 use crate::outputs::expire::ExpireOutputs;
@@ -118,7 +115,7 @@ impl Assembly {
     fn new(config: Config) -> Result<Self, String> {
         // Two TLS providers would be compiled in by features of other crates; the choice is made here, once.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let lock = lock_data(&config.data)?;
+        let lock = data::lock(&config.data)?;
         let reserved =
             config.listen.iter().map(|address| listen::reserve(*address)).collect::<Result<_, _>>()?;
         let clock = Clock::System;
@@ -142,11 +139,9 @@ impl Assembly {
         let pool = Pool::new(workers, drains, config.trust.require, Arc::clone(&bell));
         let timeouts =
             Timeouts { health: config.health.timeout, longest_job: config.dispatch.submit_timeout };
-        let dialer = Dialer::new(OwnCertificate::new(
-            keyfile::read_or_create(&config.data.join("pool.pem"))?,
-            clock.clone(),
-        ));
-        log::info!("pool id: {}", dialer.pool_key());
+        let key = data::own_key(&config.data)?;
+        log::info!("pool id: {}", key.public());
+        let dialer = Dialer::new(OwnCertificate::new(key, clock.clone()));
         let upstream = HttpUpstream::new(Arc::clone(&spool), dialer.clone(), timeouts);
         let upstream: Arc<dyn Upstream> = Arc::new(upstream.map_err(|error| error.to_string())?);
         let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), config.health.interval);
@@ -285,21 +280,6 @@ impl Assembly {
         options.h2_idle_timeout = Some(H2_IDLE_TIMEOUT);
         proxy.server_options = Some(options);
         proxy
-    }
-}
-
-/// Makes the data directory private, and takes it for this process alone.
-fn lock_data(data: &Path) -> Result<File, String> {
-    let wrong = |error: io::Error| format!("data directory {}: {error}", data.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(wrong)?;
-    let lock = File::create(data.join("lock")).map_err(wrong)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(format!(
-            "data directory {} is in use by another pool; give each its own `data`",
-            data.display()
-        )),
-        Err(std::fs::TryLockError::Error(error)) => Err(wrong(error)),
     }
 }
 

@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dashmap::DashMap;
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use reqwest::tls::TlsInfo;
-use reqwest::{Body, Client, ClientBuilder, RequestBuilder, Response, StatusCode};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use reqwest::{Body, RequestBuilder, Response, StatusCode};
 use tokio_util::io::ReaderStream;
 
+use super::clients::{Clients, shown_leaf};
 use super::download::{self, Opened};
 use super::evidence::Inquiry;
 use super::logs::LogScanner;
@@ -27,12 +25,8 @@ use crate::api::{OutputPath, listing};
 use crate::job::{JobId, Manifest, RemoteId};
 use crate::spool::{Spool, encode};
 use crate::store::{Logs, Payload, Work};
-use crate::worker::certificate::Leaf;
 use crate::worker::proof::{CHALLENGE_HEADER, POOL_HEADER};
-use crate::worker::{Dialect, WorkerKey, WorkerSpec};
-
-/// How long a TCP connection may take to be made; a worker is near, and a silent one must not hold a slot.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::worker::{Dialect, WorkerSpec};
 
 /// A listing, a status or an error is read up to this size; a listing of 10,000 files takes about 2 MiB.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -61,49 +55,18 @@ pub struct Timeouts {
 
 /// Speaks HTTP/1.1 to workers.
 pub struct HttpUpstream {
-    /// For endpoints that are not encrypted.
-    plain: Client,
-    /// One for each worker with TLS: it connects to that worker's key and to no other.
-    pinned: DashMap<WorkerKey, Client>,
-    dialer: Dialer,
+    clients: Clients,
     spool: Arc<Spool>,
     timeouts: Timeouts,
 }
 
 impl HttpUpstream {
     pub fn new(spool: Arc<Spool>, dialer: Dialer, timeouts: Timeouts) -> Result<Self, reqwest::Error> {
-        // Workers are known by their keys; a system without certificate authorities is as good as any.
-        let plain = Self::settings().tls_certs_only([]).build()?;
-        Ok(Self { plain, pinned: DashMap::new(), dialer, spool, timeouts })
-    }
-
-    fn settings() -> ClientBuilder {
-        Client::builder()
-            // A sandrun worker finds headers by their Title-Case spelling only.
-            .http1_only()
-            .http1_title_case_headers()
-            // It closes after each answer without saying so: a pooled connection to it is always dead. And a socket
-            // belongs to the runtime that made it, while this client serves several.
-            .pool_max_idle_per_host(0)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-    }
-
-    /// The client for a worker: of an `https` endpoint, one that gets no further than the handshake with anybody else.
-    fn client(&self, worker: &WorkerSpec) -> Client {
-        if !worker.endpoint.is_tls() {
-            return self.plain.clone();
-        }
-        let pinned = || {
-            let settings = Self::settings().tls_backend_preconfigured(self.dialer.config_for(worker.key));
-            settings.https_only(true).tls_info(true).build().expect("a client like it was built at the start")
-        };
-        self.pinned.entry(worker.key).or_insert_with(pinned).clone()
+        Ok(Self { clients: Clients::new(dialer)?, spool, timeouts })
     }
 
     fn get(&self, spec: &WorkerSpec, path: &str, timeout: Duration) -> RequestBuilder {
-        self.client(spec).get(url(spec, path)).header(CONNECTION, "close").timeout(timeout)
+        self.clients.of(spec).get(url(spec, path)).header(CONNECTION, "close").timeout(timeout)
     }
 
     /// The body of a submit, its length, and whether any of it was handed to the connection.
@@ -147,10 +110,10 @@ impl Upstream for HttpUpstream {
             let leaf = shown_leaf(spec, &response)?;
             (response, Inquiry::Encrypted(leaf))
         } else {
-            let (inquiry, challenge) = Inquiry::challenge(spec, self.dialer.pool_key());
+            let (inquiry, challenge) = Inquiry::challenge(spec, self.clients.dialer().pool_key());
             let request = request
                 .header(CHALLENGE_HEADER, challenge.to_string())
-                .header(POOL_HEADER, self.dialer.pool_key().to_string());
+                .header(POOL_HEADER, self.clients.dialer().pool_key().to_string());
             (request.send().await.map_err(|error| reason(&error))?, inquiry)
         };
         let status = response.status();
@@ -176,7 +139,8 @@ impl Upstream for HttpUpstream {
             }
         };
         let sent = self
-            .client(&to.spec)
+            .clients
+            .of(&to.spec)
             .post(url(&to.spec, "/submit"))
             .header(CONNECTION, "close")
             .header(CONTENT_TYPE, encode::content_type(&work.boundary))
@@ -261,7 +225,7 @@ impl Upstream for HttpUpstream {
 
     async fn cancel(&self, at: &Contact, remote: &RemoteId) -> Answer<()> {
         let path = format!("/cancel/{remote}");
-        let request = self.client(&at.spec).post(url(&at.spec, &path)).header(CONTENT_LENGTH, 0);
+        let request = self.clients.of(&at.spec).post(url(&at.spec, &path)).header(CONTENT_LENGTH, 0);
         answer(&path, request.timeout(self.timeouts.health).send().await).map(drop)
     }
 
@@ -300,7 +264,7 @@ impl Upstream for HttpUpstream {
     }
 
     async fn open_output(&self, at: &Contact, remote: &RemoteId, path: &OutputPath) -> Opened {
-        download::open(&self.dialer, at, remote, path).await
+        download::open(self.clients.dialer(), at, remote, path).await
     }
 }
 
@@ -343,14 +307,6 @@ fn url(spec: &WorkerSpec, path: &str) -> String {
 /// Whether the worker has turned the pool away by its key, before it looked at what was sent.
 fn refuses_us(error: &reqwest::Error) -> bool {
     tls_failure(error).is_some_and(|failure| failure == TlsFailure::Refused)
-}
-
-/// The certificate that a worker showed on the connection of this response.
-fn shown_leaf(spec: &WorkerSpec, response: &Response) -> Result<Arc<Leaf>, String> {
-    let shown = response.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate);
-    let shown = CertificateDer::from(shown.ok_or("it showed no certificate")?);
-    let leaf = Leaf::read_as(spec.key, &shown, UnixTime::now());
-    leaf.map(Arc::new).map_err(|error| error.to_string())
 }
 
 async fn read_bounded(response: Response) -> Result<Vec<u8>, String> {

@@ -5,6 +5,7 @@
 //! error folded into "no".
 
 pub mod client;
+pub mod clients;
 pub mod download;
 pub mod evidence;
 pub mod gate;

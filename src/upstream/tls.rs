@@ -14,7 +14,8 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    AlertDescription, ClientConfig, DigitallySignedStruct, PeerIncompatible, SignatureScheme, version,
+    AlertDescription, ClientConfig, DigitallySignedStruct, InvalidMessage, PeerIncompatible, SignatureScheme,
+    version,
 };
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio_rustls::TlsConnector;
@@ -83,6 +84,8 @@ pub enum TlsFailure {
     Certificate(LeafError),
     /// It does not take connections from this pool.
     Refused,
+    /// What came was no TLS at all.
+    NotTls,
     Other(rustls::Error),
 }
 
@@ -107,6 +110,7 @@ impl TlsFailure {
         use AlertDescription::{AccessDenied, CertificateRequired};
         match error {
             rustls::Error::AlertReceived(AccessDenied | CertificateRequired) => Self::Refused,
+            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::NotTls,
             rustls::Error::Other(other) => match other.0.downcast_ref::<LeafError>() {
                 Some(leaf) => Self::Certificate(leaf.clone()),
                 None => Self::Other(error.clone()),
@@ -123,6 +127,7 @@ impl fmt::Display for TlsFailure {
             Self::Refused => {
                 f.write_str("it does not take connections from this pool: its --pool-key is another pool's")
             }
+            Self::NotTls => f.write_str("it does not speak TLS: start it with --tls, or list it as http://"),
             Self::Other(error) => write!(f, "no TLS 1.3 connection: {error}"),
         }
     }

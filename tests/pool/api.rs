@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Pool, SOON, nobody};
 use crate::standin::{Quirks, Standin};
+use crate::tls::{Shown, TlsFront};
 use crate::wire::{Call, Wire};
 
 async fn brisk_pool() -> (Standin, Pool) {
@@ -64,7 +65,12 @@ async fn logs_of_a_job_are_its_two_streams() {
 #[tokio::test]
 async fn stream_is_the_workers_web_socket() {
     let standin = Standin::start(Quirks::tame()).await;
-    let pool = Pool::start(&[standin.entry(1)], "").await;
+    streams_the_log(&Pool::start(&[standin.entry(1)], "").await).await;
+    let front = TlsFront::start(&Shown::of(standin.key()), standin.address()).await;
+    streams_the_log(&Pool::start(&[front.entry(standin.key(), "127.0.0.1")], "").await).await;
+}
+
+async fn streams_the_log(pool: &Pool) {
     let job = pool.run(&["run_ms=1000", "stdout=hello"]).await;
     pool.wait_until(&job, |status| status["pool_status"] == "running", SOON).await;
     let url = format!("ws://{}/stream/{job}", pool.address());

@@ -156,10 +156,9 @@ async fn worker_whose_key_changes_is_given_nothing_more_whatever_connections_are
 
 #[tokio::test]
 async fn reader_of_outputs_is_never_connected_to_who_has_not_the_workers_key() {
-    // A worker that closes after each answer, so that each read is a new connection, and no check for an hour.
+    // A worker that closes after each answer, so that each read is a new connection, whatever checks find meanwhile.
     let (worker, shown, front) = worker_with_tls(Quirks::brisk()).await;
-    let checks = format!("{STREAMED}health: {{interval: 1h, timeout: 5s}}\n");
-    let pool = Pool::start(&[front.entry(worker.key(), HOST)], &checks).await;
+    let pool = Pool::start(&[front.entry(worker.key(), HOST)], STREAMED).await;
     let job = pool.complete(&["out=r.txt:mine", "out=a b:too"]).await;
     let key = worker.key();
     let impostors = [
@@ -184,17 +183,19 @@ async fn reader_of_outputs_is_never_connected_to_who_has_not_the_workers_key() {
 
 #[tokio::test]
 async fn certificate_that_a_worker_renews_is_accepted_at_once() {
-    let (worker, _, front) = worker_with_tls(Quirks::second()).await;
-    let checks = format!("{STREAMED}health: {{interval: 1h, timeout: 5s}}\n");
-    let pool = Pool::start(&[front.entry(worker.key(), HOST)], &checks).await;
-    let job = pool.complete(&["out=r.txt:mine"]).await;
-    for _ in 0..3 {
-        assert_eq!(output(&pool, &job, "r.txt").await, (200, b"mine".to_vec()));
-        assert_eq!(pool.get(&format!("/download/{job}")).await.status(), 200);
-        front.show(&Shown::renewed(worker.key()), worker.address());
-        // What is kept open for the old certificate is closed when it has been idle.
-        assert_eq!(output(&pool, &job, "r.txt").await, (200, b"mine".to_vec()));
-        pool.complete(&[]).await;
+    // One worker's connections are kept open, the other's are new for each read.
+    for quirks in [Quirks::second(), Quirks::brisk()] {
+        let (worker, _, front) = worker_with_tls(quirks).await;
+        let checks = format!("{STREAMED}health: {{interval: 1h, timeout: 5s}}\n");
+        let pool = Pool::start(&[front.entry(worker.key(), HOST)], &checks).await;
+        let job = pool.complete(&["out=r.txt:mine"]).await;
+        for _ in 0..3 {
+            assert_eq!(output(&pool, &job, "r.txt").await, (200, b"mine".to_vec()));
+            front.show(&Shown::renewed(worker.key()), worker.address());
+            assert_eq!(output(&pool, &job, "r.txt").await, (200, b"mine".to_vec()));
+            assert_eq!(pool.get(&format!("/download/{job}")).await.status(), 200);
+            pool.complete(&[]).await;
+        }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -66,10 +67,27 @@ impl TestWorker {
         Self::open(2, sandbox(), Duration::from_secs(3600), grant).await
     }
 
+    /// A worker with this certificate.
+    pub async fn with_tls(identity: Arc<OwnCertificate>) -> Self {
+        let keep = Duration::from_secs(3600);
+        Self::open_as(1, Sandbox::None, keep, GRANT, (identity, Access::Tls)).await
+    }
+
     async fn open(capacity: u32, sandbox: Sandbox, keep: Duration, grant: Grant) -> Self {
+        let identity = OwnCertificate::new(SecretKey::generate(), Clock::System);
+        Self::open_as(capacity, sandbox, keep, grant, (identity, Access::Plain)).await
+    }
+
+    async fn open_as(
+        capacity: u32,
+        sandbox: Sandbox,
+        keep: Duration,
+        grant: Grant,
+        (identity, access): (Arc<OwnCertificate>, Access),
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
         let worker = Worker::open(Settings {
-            identity: OwnCertificate::new(SecretKey::generate(), Clock::System),
+            identity,
             capacity: NonZeroU32::new(capacity).unwrap(),
             data: data.path().join("data"),
             sandbox,
@@ -83,7 +101,7 @@ impl TestWorker {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stops) = mpsc::channel(2);
-        Self { address, data, stop, serving: tokio::spawn(serve(worker, listener, Access::Plain, stops)) }
+        Self { address, data, stop, serving: tokio::spawn(serve(worker, listener, access, stops)) }
     }
 
     /// Sends a request as it stands, on a connection of its own.
@@ -180,7 +198,10 @@ pub fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// Sends a request and reads one answer, leaving the connection open for another.
-pub async fn exchange(connection: &mut TcpStream, request: &[u8]) -> Answer {
+pub async fn exchange<S>(connection: &mut S, request: &[u8]) -> Answer
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     connection.write_all(request).await.unwrap();
     let mut bytes = Vec::new();
     let end = loop {

@@ -5,4 +5,5 @@ mod files;
 mod lifecycle;
 mod limits;
 mod protocol;
+mod tls;
 mod walls;
