@@ -15,6 +15,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, ServerConfig,
     SignatureScheme, version,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -29,6 +30,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Handshakes under way at once; more connections wait in the system's backlog.
 const HANDSHAKES_MAX: usize = 1024;
+
+/// How long, and for how many bytes, a client that is refused may go on sending.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 1 << 20;
 
 /// Who may speak to the worker, and how.
 #[derive(Debug)]
@@ -177,12 +182,24 @@ async fn handshake(
 ) -> Option<(TlsStream<TcpStream>, SocketAddr)> {
     // Answers are small and awaited. A socket that refuses the option still works.
     let _ = tcp.set_nodelay(true);
-    match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
+    match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp).into_fallible()).await {
         Ok(Ok(connection)) => Some((connection, from)),
-        Ok(Err(error)) => {
+        Ok(Err((error, tcp))) => {
             log::info!("a connection from {from} is refused: {error}");
+            linger(tcp).await;
             None
         }
         Err(_) => None,
     }
+}
+
+/// Lets a client that is refused read that it is: were the connection closed with something unread, it would be reset, and
+/// the client could not tell a refusal from a crash.
+async fn linger(mut tcp: TcpStream) {
+    let rest = async {
+        tcp.shutdown().await?;
+        copy(&mut tcp.take(LINGER_BYTES_MAX), &mut sink()).await
+    };
+    // However it ends, the connection is over.
+    let _ = timeout(LINGER_TIMEOUT, rest).await;
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::peer::Target;
 use super::raw_target::RawTarget;
-use super::tls::Dialer;
+use super::tls::{self, Dialer};
 use super::{Contact, sandrun};
 use crate::api::OutputPath;
 use crate::job::RemoteId;
@@ -85,7 +85,7 @@ async fn request(
 ) -> Result<(Response<Incoming>, JoinSet<()>), String> {
     let address = at.spec.endpoint.host_port();
     let connection = match timeout(CONNECT_TIMEOUT, dialer.dial(&at.spec, &address)).await {
-        Ok(connected) => connected.map_err(|error| error.to_string())?,
+        Ok(connected) => connected.map_err(|error| tls::reason(&error))?,
         Err(_) => return Err("no connection in time".to_owned()),
     };
     let raw = target.sent_to(at.dialect).to_vec();

@@ -105,6 +105,11 @@ pub fn tls_failure(error: &(dyn Error + 'static)) -> Option<TlsFailure> {
     None
 }
 
+/// Why a worker was not connected to, in words.
+pub fn reason(error: &io::Error) -> String {
+    tls_failure(error).map_or_else(|| error.to_string(), |failure| failure.to_string())
+}
+
 impl TlsFailure {
     fn of(error: &rustls::Error) -> Self {
         use AlertDescription::{AccessDenied, CertificateRequired};

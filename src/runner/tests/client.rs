@@ -68,9 +68,9 @@ impl TestWorker {
     }
 
     /// A worker with this certificate.
-    pub async fn with_tls(identity: Arc<OwnCertificate>) -> Self {
+    pub async fn with_tls(identity: Arc<OwnCertificate>, access: Access) -> Self {
         let keep = Duration::from_secs(3600);
-        Self::open_as(1, Sandbox::None, keep, GRANT, (identity, Access::Tls)).await
+        Self::open_as(1, Sandbox::None, keep, GRANT, (identity, access)).await
     }
 
     async fn open(capacity: u32, sandbox: Sandbox, keep: Duration, grant: Grant) -> Self {

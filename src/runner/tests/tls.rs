@@ -9,10 +9,17 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::client::{TestWorker, exchange};
+use crate::job::JobId;
+use crate::runner::tls::Access;
+use crate::spool::Spool;
+use crate::store::{Payload, Work};
 use crate::time::Clock;
+use crate::upstream::client::{HttpUpstream, Timeouts};
 use crate::upstream::tls::Dialer;
+use crate::upstream::{Contact, SendOutcome, Upstream};
 use crate::worker::certificate::OwnCertificate;
-use crate::worker::identity::SecretKey;
+use crate::worker::identity::{PoolKey, SecretKey};
+use crate::worker::{Dialect, WorkerSpec};
 
 const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nhost: w\r\n\r\n";
 
@@ -34,7 +41,7 @@ fn shown(connection: &TlsStream<TcpStream>) -> Vec<u8> {
 async fn a_new_certificate_is_shown_in_time_and_open_connections_go_on() {
     let clock = Clock::runtime(Clock::System.now().minus(LATER));
     let identity = OwnCertificate::new(SecretKey::generate(), clock);
-    let worker = TestWorker::with_tls(Arc::clone(&identity)).await;
+    let worker = TestWorker::with_tls(Arc::clone(&identity), Access::Tls).await;
     let mut open = connect(&worker, &identity).await;
     assert_eq!(exchange(&mut open, HEALTH).await.status, 200);
     tokio::time::pause();
@@ -49,11 +56,37 @@ async fn a_new_certificate_is_shown_in_time_and_open_connections_go_on() {
 #[tokio::test]
 async fn a_client_that_is_silent_in_its_handshake_holds_up_no_other() {
     let identity = OwnCertificate::new(SecretKey::generate(), Clock::System);
-    let worker = TestWorker::with_tls(Arc::clone(&identity)).await;
+    let worker = TestWorker::with_tls(Arc::clone(&identity), Access::Tls).await;
     let mut silent = Vec::new();
     for _ in 0..100 {
         silent.push(TcpStream::connect(worker.address).await.unwrap());
     }
     let mut connection = connect(&worker, &identity).await;
     assert_eq!(exchange(&mut connection, HEALTH).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_a_worker_refuses_knows_that_its_job_was_not_taken() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let identity = OwnCertificate::new(SecretKey::generate(), Clock::System);
+    let another = PoolKey(SecretKey::generate().public());
+    let worker = TestWorker::with_tls(Arc::clone(&identity), Access::Pools(vec![another])).await;
+    let mut spec = WorkerSpec::for_tests(identity.public());
+    spec.endpoint = format!("https://{}", worker.address).parse().unwrap();
+    let to = Contact { spec: Arc::new(spec), dialect: Dialect::V2, leaf: None };
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Arc::new(Spool::open(dir.path(), 1 << 20).unwrap());
+    let timeouts = Timeouts { health: Duration::from_secs(5), longest_job: Duration::from_secs(5) };
+    let dialer = Dialer::new(OwnCertificate::new(SecretKey::generate(), Clock::System));
+    let pool = HttpUpstream::new(spool, dialer, timeouts).unwrap();
+    let work = Work {
+        manifest: "{}".into(),
+        boundary: "b".into(),
+        payload: Payload::Inline(vec![b'x'; 60 << 10].into()),
+        sha256: [0; 32],
+    };
+    for _ in 0..50 {
+        let outcome = pool.submit(&to, &JobId::from_random([1; 12]), 1, &work).await;
+        assert!(matches!(outcome, SendOutcome::Unreachable { .. }), "{outcome:?}");
+    }
 }
