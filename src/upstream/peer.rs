@@ -13,7 +13,7 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
-use pingora::{Error, ErrorType, OkOrErr, OrErr, Result};
+use pingora::{ErrorType, OkOrErr, OrErr, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Contact;
@@ -83,11 +83,14 @@ pub fn http_peer(
     address: SocketAddr,
     target: &Target,
 ) -> Result<HttpPeer> {
-    let mut peer = match &contact.leaf {
-        _ if target.needs_raw_bytes(contact.dialect) => raw_peer(dialer, contact, address, target),
-        _ if !contact.spec.endpoint.is_tls() => plain_peer(contact, address),
-        Some(leaf) => pinned_peer(dialer, leaf, address),
-        None => return Error::e_explain(ErrorType::InvalidCert, "the worker has not shown its key yet"),
+    let mut peer = if target.needs_raw_bytes(contact.dialect) {
+        raw_peer(dialer, contact, address, target)
+    } else if contact.spec.endpoint.is_tls() {
+        let leaf = contact.leaf.as_ref();
+        let leaf = leaf.or_err(ErrorType::InvalidCert, "the worker has not shown its key yet")?;
+        pinned_peer(dialer, leaf, address)
+    } else {
+        plain_peer(contact, address)
     };
     peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
     peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
