@@ -132,6 +132,7 @@ impl Front {
         let spooled = matches!(work.payload, Payload::Spooled { .. });
         let job = NewJob {
             id: id.clone(),
+            client: None,
             priority,
             submitted_at: now,
             terms: terms.into(),
