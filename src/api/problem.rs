@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 pub enum ProblemCode {
     /// The request makes no sense; the sentence names the field.
     BadRequest,
+    /// It is not known who makes the request.
+    Unauthorized,
+    /// It is known, and may not.
+    Forbidden,
     NotFound,
     JobNotFound,
     OutputNotFound,
@@ -43,8 +47,10 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    pub const ALL: [ProblemCode; 22] = [
+    pub const ALL: [ProblemCode; 24] = [
         Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
         Self::NotFound,
         Self::JobNotFound,
         Self::OutputNotFound,
@@ -71,6 +77,8 @@ impl ProblemCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::JobNotFound => "job_not_found",
             Self::OutputNotFound => "output_not_found",
@@ -98,6 +106,8 @@ impl ProblemCode {
     pub fn status(self) -> StatusCode {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::JobNotFound | Self::OutputNotFound | Self::WorkerNotFound => {
                 StatusCode::NOT_FOUND
             }
@@ -126,6 +136,8 @@ impl ProblemCode {
             Self::WorkerUnreachable | Self::QueueFull | Self::ShuttingDown => Some(Duration::from_secs(10)),
             Self::StorageFull => Some(Duration::from_secs(60)),
             Self::BadRequest
+            | Self::Unauthorized
+            | Self::Forbidden
             | Self::NotFound
             | Self::JobNotFound
             | Self::OutputNotFound

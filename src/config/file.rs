@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::problem::Problem;
 use super::section::{Section, Source, Value};
-use super::{Config, units, workers};
+use super::{Config, access, units, workers};
 use crate::worker::Allowlist;
 
 const fn millis(from: u64, to: Duration) -> RangeInclusive<Duration> {
@@ -70,6 +70,8 @@ pub(super) fn read(
     match Value::root(&source, &document).section() {
         Ok(mut top) => {
             read_workers(&mut top, path, listed, problems);
+            access::read_listeners(&mut top, path, config);
+            access::read_auth(&mut top, path, config);
             read_keys(&mut top, config);
             problems.extend(top.finish());
         }
@@ -78,12 +80,6 @@ pub(super) fn read(
 }
 
 fn read_keys(top: &mut Section<'_>, config: &mut Config) {
-    if let Some(value) = top.take("listen") {
-        match read_addresses(&value) {
-            Ok(addresses) => config.listen = addresses,
-            Err(problem) => top.report(problem),
-        }
-    }
     top.read("data", &mut config.data, |text| match text {
         "" => Err("is no directory".to_owned()),
         _ => Ok(PathBuf::from(text)),
@@ -94,6 +90,8 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
 
     let Config {
         listen: _,
+        tls: _,
+        auth: _,
         data: _,
         workers: _,
         uploads,
@@ -160,7 +158,7 @@ fn read_size(section: &mut Section<'_>, key: &'static str, into: &mut u64, range
 }
 
 /// One address, or a list of them.
-fn read_addresses(value: &Value<'_>) -> Result<Vec<SocketAddr>, Problem> {
+pub(super) fn read_addresses(value: &Value<'_>) -> Result<Vec<SocketAddr>, Problem> {
     let address = |text: &str| {
         text.parse().map_err(|_| {
             "is not an address and a port; write for example 127.0.0.1:9000 or [::]:9000".to_owned()

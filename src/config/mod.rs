@@ -4,6 +4,7 @@
 //! no value exists twice. All that is wrong is reported at once, with file, line and key. Nothing is clamped and no
 //! unknown key is passed over: a configuration means what it says or is refused.
 
+mod access;
 mod args;
 mod file;
 mod problem;
@@ -16,7 +17,7 @@ mod workers;
 mod tests;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -30,8 +31,10 @@ use problem::Place;
 /// The whole configuration of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Addresses to listen on: at least one.
+    /// Addresses to listen on without TLS: at least one, unless there is [`Self::tls`].
     pub listen: Vec<SocketAddr>,
+    pub tls: Option<TlsConfig>,
+    pub auth: AuthConfig,
     /// The directory that keeps jobs and uploads, relative to the working directory.
     pub data: PathBuf,
     /// The workers that may be given jobs: at least one, once it is loaded.
@@ -43,6 +46,46 @@ pub struct Config {
     pub health: HealthConfig,
     pub server: ServerConfig,
     pub log: log::LevelFilter,
+}
+
+/// Where the pool speaks TLS, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// At least one address (`listen_tls`).
+    pub listen: Vec<SocketAddr>,
+    pub certificate: Certificate,
+    /// Only clients with a certificate of these authorities can connect; a PEM file.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Where a certificate and its key come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// Nobody said; a configuration that is loaded has another.
+    Missing,
+    /// PEM files.
+    Files { cert: PathBuf, key: PathBuf },
+    /// Made by the pool, for trying it out (`--dev-tls`).
+    Dev,
+}
+
+/// Who may use the pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AuthConfig {
+    /// Nobody said: whoever reaches it, which is this machine alone.
+    #[default]
+    Unset,
+    /// Whoever reaches it (`auth: none`).
+    Open,
+    /// Who proves to be a client.
+    Guarded(GuardConfig),
+}
+
+/// How clients prove who they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// The file of tokens, unless it is the one in the data directory.
+    pub tokens: Option<PathBuf>,
 }
 
 /// What a client may send.
@@ -120,6 +163,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))],
+            tls: None,
+            auth: AuthConfig::Unset,
             data: PathBuf::from("./data"),
             workers: Allowlist::default(),
             uploads: UploadsConfig::default(),
@@ -192,6 +237,11 @@ impl Default for ServerConfig {
     }
 }
 
+/// The file of tokens in a data directory.
+pub fn tokens_in(data: &Path) -> PathBuf {
+    data.join("tokens.json")
+}
+
 impl Config {
     /// Reads what the flags point at.
     ///
@@ -225,7 +275,21 @@ impl Config {
         if let Some(data) = &args.data {
             config.data.clone_from(data);
         }
+        access::settle(args, &mut config, &mut problems);
         ConfigErrors::check(problems)?;
         Ok(config)
+    }
+
+    /// Every address to listen on, with TLS or without.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listen.iter().chain(self.tls.iter().flat_map(|tls| &tls.listen)).copied()
+    }
+
+    /// The file of tokens.
+    pub fn tokens(&self) -> PathBuf {
+        match &self.auth {
+            AuthConfig::Guarded(GuardConfig { tokens: Some(path) }) => path.clone(),
+            AuthConfig::Unset | AuthConfig::Open | AuthConfig::Guarded(_) => tokens_in(&self.data),
+        }
     }
 }

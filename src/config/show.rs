@@ -1,16 +1,37 @@
 //! A configuration as text: a file that says the same, so that what is in force can be read, kept and compared.
 
 use std::fmt;
+use std::net::SocketAddr;
 
-use super::Config;
 use super::units::{show_duration, show_size};
+use super::{AuthConfig, Certificate, Config, TlsConfig};
 use crate::worker::WorkerSpec;
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listen, data, workers, uploads, dispatch, history, outputs, health, server, log } = self;
-        let listen: Vec<String> = listen.iter().map(|address| quoted(&address.to_string())).collect();
-        writeln!(f, "listen: [{}]", listen.join(", "))?;
+        let Config {
+            listen,
+            tls,
+            auth,
+            data,
+            workers,
+            uploads,
+            dispatch,
+            history,
+            outputs,
+            health,
+            server,
+            log,
+        } = self;
+        show_addresses(f, "listen", listen)?;
+        show_tls(f, tls.as_ref())?;
+        match auth {
+            AuthConfig::Unset => {}
+            AuthConfig::Open => writeln!(f, "auth: none")?,
+            AuthConfig::Guarded(_) => {
+                writeln!(f, "auth:\n  tokens: {}", quoted(&self.tokens().display().to_string()))?;
+            }
+        }
         writeln!(f, "data: {}", quoted(&data.display().to_string()))?;
         writeln!(f, "max_upload: {}", show_size(uploads.bytes_max))?;
         writeln!(f, "submit_timeout: {}", show_duration(dispatch.submit_timeout))?;
@@ -45,6 +66,32 @@ impl fmt::Display for Config {
         writeln!(f, "log: {}", quoted(&log.to_string().to_lowercase()))?;
         writeln!(f, "workers:")?;
         workers.workers().iter().try_for_each(|worker| show_worker(f, worker))
+    }
+}
+
+/// Without a plain address there is one with TLS, and no line for the plain ones.
+fn show_addresses(f: &mut fmt::Formatter<'_>, key: &str, addresses: &[SocketAddr]) -> fmt::Result {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let listen: Vec<String> = addresses.iter().map(|address| quoted(&address.to_string())).collect();
+    writeln!(f, "{key}: [{}]", listen.join(", "))
+}
+
+fn show_tls(f: &mut fmt::Formatter<'_>, tls: Option<&TlsConfig>) -> fmt::Result {
+    let Some(TlsConfig { listen, certificate, client_ca }) = tls else { return Ok(()) };
+    show_addresses(f, "listen_tls", listen)?;
+    match certificate {
+        Certificate::Files { cert, key } => {
+            writeln!(f, "cert: {}", quoted(&cert.display().to_string()))?;
+            writeln!(f, "key: {}", quoted(&key.display().to_string()))?;
+        }
+        Certificate::Dev => writeln!(f, "# --dev-tls: the pool makes its certificate")?,
+        Certificate::Missing => {}
+    }
+    match client_ca {
+        Some(path) => writeln!(f, "client_ca: {}", quoted(&path.display().to_string())),
+        None => Ok(()),
     }
 }
 

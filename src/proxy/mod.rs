@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! early_request_filter   limits on the connection
-//! request_filter         route; what the pool answers itself is answered here, uploads are taken in here
+//! request_filter         route; who asks, and whether they may; what the pool answers itself is answered here, uploads are taken in here
 //! upstream_peer          where a request that passes through goes
 //! upstream_request_filter   the head that the worker gets, rebuilt
 //! upstream_response_filter  what of the worker's head the client gets
@@ -13,6 +13,7 @@
 
 mod actions;
 mod archive;
+mod auth;
 mod health;
 mod jobs;
 mod kept;
@@ -38,6 +39,7 @@ use tokio::sync::Semaphore;
 
 use crate::activity::{Counted, CountedGuard};
 use crate::api::{Problem, ProblemCode, Route};
+use crate::auth::Gate;
 use crate::outputs::Outputs;
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
@@ -78,6 +80,7 @@ pub struct FrontConfig {
 
 /// The parts that the front works with.
 pub struct Front {
+    pub gate: Arc<Gate>,
     pub queue: Queue,
     pub pool: Pool,
     pub prober: Arc<Prober>,
@@ -151,10 +154,14 @@ impl ProxyHttp for Front {
             return respond::problem(session, &problem).await.map(|()| true);
         }
         ctx.under_way = (!matches!(route, Route::Stream(_))).then(|| self.shutdown.under_way.enter());
+        let caller = match self.admit(&session.req_header().headers, &route).await {
+            Ok(caller) => caller,
+            Err(barred) => return self.bar(session, &barred).await.map(|()| true),
+        };
         let answered = match route {
             Route::Refused(refused) => respond::refused(session, &refused).await,
             Route::Preflight => respond::preflight(session).await,
-            Route::Submit => self.submit(session).await,
+            Route::Submit => self.submit(session, &caller).await,
             Route::Status(job) => return self.status(session, ctx, &job).await,
             Route::Logs(job) => self.logs(session, &job).await,
             Route::Listing(job) => self.listing(session, &job).await,
@@ -165,7 +172,7 @@ impl ProxyHttp for Front {
             Route::Retry(job) => self.retry(session, &job).await,
             Route::Drain(worker) => self.drain(session, worker).await,
             Route::Resume(worker) => self.resume(session, worker).await,
-            Route::Jobs => self.jobs(session).await,
+            Route::Jobs => self.jobs(session, &caller).await,
             Route::Pool => self.pool_view(session).await,
             Route::Health => self.health(session).await,
             Route::Ready => self.ready(session).await,

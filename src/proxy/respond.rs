@@ -65,16 +65,25 @@ pub async fn json_bytes(session: &mut Session, status: StatusCode, json: Bytes) 
 
 /// Answers with an error.
 pub async fn problem(session: &mut Session, problem: &Problem) -> Result<()> {
-    write(session, problem_head(problem)?, Bytes::from(problem.body().to_string())).await
+    problem_with(session, problem, None).await
+}
+
+/// Answers with an error and one header more.
+pub async fn problem_with(
+    session: &mut Session,
+    problem: &Problem,
+    more: Option<(HeaderName, &'static str)>,
+) -> Result<()> {
+    let mut head = problem_head(problem)?;
+    if let Some((name, value)) = more {
+        head.insert_header(name, value)?;
+    }
+    write(session, head, Bytes::from(problem.body().to_string())).await
 }
 
 /// Answers a request that has no route.
 pub async fn refused(session: &mut Session, refused: &Refused) -> Result<()> {
-    let mut head = problem_head(&refused.problem)?;
-    if let Some(allow) = refused.allow {
-        head.insert_header(header::ALLOW, allow)?;
-    }
-    write(session, head, Bytes::from(refused.problem.body().to_string())).await
+    problem_with(session, &refused.problem, refused.allow.map(|allow| (header::ALLOW, allow))).await
 }
 
 /// Answers a browser that asks whether a page of another origin may make a request.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::jobs::store_problem;
 use super::{Front, respond};
 use crate::api::{Problem, ProblemCode};
+use crate::auth::Caller;
 use crate::job::{JobId, Priority};
 use crate::spool::{IDEMPOTENCY_KEY_BYTES_MAX, Upload, UploadError, boundary, parse_upload};
 use crate::store::{Idempotency, Inserted, JobRow, NewJob, Payload, StoreError};
@@ -42,8 +43,8 @@ struct SubmitHead {
 }
 
 impl Front {
-    pub(super) async fn submit(&self, session: &mut Session) -> Result<()> {
-        match self.take_in(session).await {
+    pub(super) async fn submit(&self, session: &mut Session, caller: &Caller) -> Result<()> {
+        match self.take_in(session, caller).await {
             Ok((row, status)) => {
                 let body = json!({ "job_id": row.id, "status": status });
                 respond::json(session, StatusCode::OK, &body).await
@@ -53,7 +54,11 @@ impl Front {
         }
     }
 
-    async fn take_in(&self, session: &mut Session) -> std::result::Result<(JobRow, &'static str), Refusal> {
+    async fn take_in(
+        &self,
+        session: &mut Session,
+        caller: &Caller,
+    ) -> std::result::Result<(JobRow, &'static str), Refusal> {
         let head = self.submit_head(session)?;
         let _open = self.uploads.try_acquire().map_err(|_| {
             Problem::new(
@@ -73,7 +78,7 @@ impl Front {
             next_chunk(session, deadline, idle).await.transpose().map(|chunk| (chunk, session))
         });
         let upload = parse_upload(body, &head.content_type, &self.config.uploads, &self.spool).await?;
-        self.enqueue(head, upload).await.map_err(Refusal::Problem)
+        self.enqueue(caller, head, upload).await.map_err(Refusal::Problem)
     }
 
     /// What must be right before a byte of the body is read.
@@ -115,6 +120,7 @@ impl Front {
     /// Makes an upload durable, payload first: a row never names a payload that is not there.
     async fn enqueue(
         &self,
+        caller: &Caller,
         head: SubmitHead,
         upload: Upload,
     ) -> std::result::Result<(JobRow, &'static str), Problem> {
@@ -132,7 +138,7 @@ impl Front {
         let spooled = matches!(work.payload, Payload::Spooled { .. });
         let job = NewJob {
             id: id.clone(),
-            client: None,
+            client: caller.name().cloned(),
             priority,
             submitted_at: now,
             terms: terms.into(),

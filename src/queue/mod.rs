@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::job::{
-    Deadline, DefaultTerms, InvalidTransition, JobEvent, JobId, JobState, PoolStatus, Terms, apply,
+    ClientName, Deadline, DefaultTerms, InvalidTransition, JobEvent, JobId, JobState, PoolStatus, Terms,
+    apply,
 };
 use crate::reconcile::Reconciler;
 use crate::spool::Spool;
@@ -104,6 +105,11 @@ impl LiveJob {
     fn rank(&self) -> Rank {
         let row = self.lock();
         (row.priority, row.sequence)
+    }
+
+    /// Whose it is.
+    pub fn client(&self) -> Option<ClientName> {
+        self.lock().client.clone()
     }
 
     /// What the job's client asks for.
@@ -519,6 +525,15 @@ impl Queue {
                 Some(job) => Lookup::Live(Arc::clone(job.value())),
                 None => Lookup::Absent,
             },
+        })
+    }
+
+    /// Whose a job is: a client's, or nobody's; `None` when there is no such job.
+    pub async fn owner(&self, id: &JobId) -> Result<Option<Option<ClientName>>, StoreError> {
+        Ok(match self.lookup(id).await? {
+            Lookup::Live(job) => Some(job.client()),
+            Lookup::Finished(row) => Some(row.client),
+            Lookup::Absent => None,
         })
     }
 

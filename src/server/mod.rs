@@ -1,13 +1,16 @@
 //! The composition root: puts the parts together from the configuration, starts them, and stops them.
 
 mod background;
+mod dev_cert;
+mod guard;
 mod listen;
+mod reload;
 mod signals;
+pub mod tls;
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +27,7 @@ use pingora::services::listening::Service;
 use pingora_proxy::http_proxy;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::auth::Gate;
 use crate::config::{Config, OutputsConfig};
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
 use crate::outputs::Outputs;
@@ -45,7 +49,9 @@ use crate::upstream::Upstream;
 use crate::upstream::client::{HttpUpstream, Timeouts};
 use background::{Announcing, Collecting, Dispatching, Probing, Reconciling};
 use listen::Reserved;
+use reload::{Reloading, Watched};
 use signals::DrainOnSignal;
+use tls::Tls;
 
 /// Between two looks whether uploads have room: a client that was refused is told to come back after ten seconds.
 const ROOM_PERIOD: Duration = Duration::from_secs(1);
@@ -94,6 +100,10 @@ struct Assembly {
     /// Held for as long as the pool runs: one data directory is one pool.
     _lock: File,
     reserved: Vec<Reserved>,
+    tls: Option<Tls>,
+    gate: Arc<Gate>,
+    /// Files that are read again when they change.
+    watched: Vec<Watched>,
     clock: Clock,
     store: Arc<dyn Store>,
     spool: Arc<Spool>,
@@ -112,8 +122,14 @@ impl Assembly {
         // Two TLS providers would be compiled in by features of other crates; the choice is made here, once.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let lock = lock_data(&config.data)?;
-        let reserved =
-            config.listen.iter().map(|address| listen::reserve(*address)).collect::<Result<_, _>>()?;
+        let reserved = listen::reserve_all(&config.listen)?;
+        let (gate, mut watched) = guard::gate(&config)?;
+        let mut tls = None;
+        if let Some(config_of_tls) = &config.tls {
+            let (made, certificate) = Tls::new(config_of_tls, &config.data)?;
+            watched.push(certificate);
+            tls = Some(made);
+        }
         let clock = Clock::System;
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&config.data.join("pool.db")).map_err(|error| error.to_string())?);
@@ -150,6 +166,9 @@ impl Assembly {
             config,
             _lock: lock,
             reserved,
+            tls,
+            gate,
+            watched,
             clock,
             store,
             spool,
@@ -172,8 +191,13 @@ impl Assembly {
         for reserved in &self.reserved {
             front.add_tcp_with_settings(&reserved.address.to_string(), listen::options());
         }
+        for (address, settings) in self.tls.iter().flat_map(Tls::listeners) {
+            front.add_tls_with_settings(&address.to_string(), Some(listen::options()), settings);
+        }
         server.add_service(front);
-        let addresses: Vec<SocketAddr> = self.reserved.iter().map(|reserved| reserved.address).collect();
+        let plain = self.reserved.iter().map(|reserved| ("http", reserved.address));
+        let with_tls = self.tls.iter().flat_map(Tls::addresses).map(|address| ("https", address));
+        let addresses: Vec<_> = plain.chain(with_tls).collect();
         let under_way = std::mem::take(&mut self.under_way);
         let mut dispatching =
             background_service("dispatch", Dispatching::new(Arc::clone(&self.dispatcher), under_way));
@@ -207,8 +231,11 @@ impl Assembly {
             },
         ));
         server.add_service(background_service("announce", Announcing(addresses)));
+        let hangup: Arc<Notify> = Arc::default();
+        let reloading = Reloading { watched: self.watched, hangup: Arc::clone(&hangup) };
+        server.add_service(background_service("reload", reloading));
         let timeout = self.config.server.shutdown_timeout;
-        let signals = DrainOnSignal { dispatcher: self.dispatcher, shutdown: self.shutdown, timeout };
+        let signals = DrainOnSignal { dispatcher: self.dispatcher, shutdown: self.shutdown, hangup, timeout };
         server.run(RunArgs { shutdown_signal: Box::new(signals) });
     }
 
@@ -247,6 +274,7 @@ impl Assembly {
             queued_jobs_max: self.config.dispatch.queued_jobs_max as usize,
         };
         let front = Front {
+            gate: Arc::clone(&self.gate),
             queue: self.queue.clone(),
             pool: self.pool.clone(),
             prober: Arc::clone(&self.prober),
