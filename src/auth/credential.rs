@@ -20,6 +20,8 @@ pub enum Denied {
     Missing,
     /// What it brings is no credential of this pool, or no longer one.
     Invalid,
+    /// It is an issuer's, and gives no role here.
+    Unprivileged,
 }
 
 impl<'a> Credential<'a> {

@@ -1,10 +1,12 @@
 //! Who makes a request, and what they may do.
 //!
 //! A client proves itself with a [`token`] of the pool's own, kept as a digest in a [`list`], or with a token that an OIDC
-//! issuer signed. [`Gate`] says who is behind one; what follows from it, for each call, is decided in the front.
+//! issuer signed ([`jwt`]). [`Gate`] says who is behind one; what follows from it, for each call, is decided in the front.
 
 mod credential;
 mod gate;
+pub mod jwt;
+pub mod limits;
 pub mod list;
 mod role;
 pub mod token;

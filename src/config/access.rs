@@ -7,6 +7,7 @@ use super::file::read_addresses;
 use super::problem::{Place, Problem};
 use super::section::{Section, Value};
 use super::{AuthConfig, Certificate, Config, GuardConfig, ServeArgs, TlsConfig};
+use crate::auth::jwt::{JwtAlgorithm, JwtConfig};
 
 /// Where a pool with a certificate for trying out listens, unless told otherwise.
 const DEV_PORT: u16 = 9443;
@@ -77,9 +78,47 @@ fn auth_word(value: &Value<'_>) -> Result<AuthConfig, Vec<Problem>> {
 fn auth_section(value: &Value<'_>, file: &Path) -> Result<AuthConfig, Vec<Problem>> {
     let mut section = value.section().map_err(|problem| vec![problem])?;
     let tokens = path(&mut section, "tokens", file);
+    let mut jwt = None;
+    section.section("jwt", |section| jwt = read_jwt(section, file));
     let problems = section.finish();
-    if problems.is_empty() { Ok(AuthConfig::Guarded(GuardConfig { tokens })) } else { Err(problems) }
+    if problems.is_empty() { Ok(AuthConfig::Guarded(GuardConfig { tokens, jwt })) } else { Err(problems) }
 }
+
+/// An issuer; `None` when something is missing or wrong, which is reported.
+fn read_jwt(section: &mut Section<'_>, file: &Path) -> Option<JwtConfig> {
+    let text = |text: &str| match text {
+        "" => Err("is empty".to_owned()),
+        _ => Ok(text.to_owned()),
+    };
+    let issuer = section.require("issuer", text);
+    let audience = section.require("audience", text);
+    let jwks = section.require("jwks", text);
+    let mut role_claim = "role".to_owned();
+    section.read("role_claim", &mut role_claim, text);
+    let algorithms = match section.take("algorithms") {
+        None => JwtAlgorithm::DEFAULT.to_vec(),
+        Some(value) => {
+            let one = |value: &Value<'_>| value.read(|text| text.parse().map_err(|_| ALGORITHMS.to_owned()));
+            let items = value.items().unwrap_or_default();
+            let read: Result<Vec<_>, _> = items.iter().map(one).collect();
+            match read {
+                Ok(algorithms) if !algorithms.is_empty() => algorithms,
+                Ok(_) => {
+                    section.report(value.problem("is not a list of algorithms"));
+                    return None;
+                }
+                Err(problem) => {
+                    section.report(problem);
+                    return None;
+                }
+            }
+        }
+    };
+    let jwks = file.parent().unwrap_or(Path::new("")).join(jwks?);
+    Some(JwtConfig { issuer: issuer?, audience: audience?, jwks, role_claim, algorithms })
+}
+
+const ALGORITHMS: &str = "is not one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA";
 
 /// Puts the flags about TLS in force, and holds what must be so whatever file or flag said it.
 pub(super) fn settle(args: &ServeArgs, config: &mut Config, problems: &mut Vec<Problem>) {

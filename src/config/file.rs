@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::problem::Problem;
 use super::section::{Section, Source, Value};
 use super::{Config, access, units, workers};
+use crate::auth::limits::ClientLimits;
 use crate::worker::Allowlist;
 
 const fn millis(from: u64, to: Duration) -> RangeInclusive<Duration> {
@@ -30,6 +31,8 @@ const ATTEMPTS: RangeInclusive<u32> = 1..=100;
 const QUEUE_TIMEOUT: RangeInclusive<Duration> = millis(1_000, Duration::from_secs(365 * 24 * 60 * 60));
 // A waiting job takes about half a KiB of memory.
 const QUEUED_JOBS: RangeInclusive<u32> = 1..=10_000_000;
+// More than one process answers.
+const REQUESTS_PER_SECOND: RangeInclusive<u32> = 1..=1_000_000;
 // Each may hold 1 MiB of buffers.
 const OPEN_UPLOADS: RangeInclusive<u32> = 1..=10_000;
 const SPOOL_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 50;
@@ -92,6 +95,7 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
         listen: _,
         tls: _,
         auth: _,
+        client_limits,
         data: _,
         workers: _,
         uploads,
@@ -106,6 +110,16 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
     top.section("uploads", |section| {
         read_duration(section, "timeout", &mut uploads.timeout, &UPLOAD_TIMEOUT);
         read_duration(section, "idle_timeout", &mut uploads.idle_timeout, &UPLOAD_IDLE_TIMEOUT);
+    });
+    top.section("client_limits", |section| {
+        let ClientLimits { queued_jobs, requests_per_second, upload_bytes_per_minute } = client_limits;
+        section.read("queued_jobs", queued_jobs, |text| units::count(text, &QUEUED_JOBS).map(Some));
+        section.read("requests_per_second", requests_per_second, |text| {
+            units::count(text, &REQUESTS_PER_SECOND).map(Some)
+        });
+        section.read("upload_per_minute", upload_bytes_per_minute, |text| {
+            units::size(text, &UPLOAD_BYTES).map(Some)
+        });
     });
     read_duration(top, "submit_timeout", &mut dispatch.submit_timeout, &SUBMIT_TIMEOUT);
     read_duration(top, "status_timeout", &mut dispatch.status_timeout, &STATUS_TIMEOUT);

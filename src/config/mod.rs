@@ -24,6 +24,8 @@ use std::time::Duration;
 pub use args::ServeArgs;
 pub use problem::{ConfigErrors, Problem};
 
+use crate::auth::jwt::JwtConfig;
+use crate::auth::limits::ClientLimits;
 use crate::job::{DefaultTerms, OnUnknown, OnWorkerLost};
 use crate::worker::Allowlist;
 use problem::Place;
@@ -35,6 +37,7 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     pub tls: Option<TlsConfig>,
     pub auth: AuthConfig,
+    pub client_limits: ClientLimits,
     /// The directory that keeps jobs and uploads, relative to the working directory.
     pub data: PathBuf,
     /// The workers that may be given jobs: at least one, once it is loaded.
@@ -86,6 +89,8 @@ pub enum AuthConfig {
 pub struct GuardConfig {
     /// The file of tokens, unless it is the one in the data directory.
     pub tokens: Option<PathBuf>,
+    /// An issuer whose tokens are good as well.
+    pub jwt: Option<JwtConfig>,
 }
 
 /// What a client may send.
@@ -165,6 +170,7 @@ impl Default for Config {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))],
             tls: None,
             auth: AuthConfig::Unset,
+            client_limits: ClientLimits::default(),
             data: PathBuf::from("./data"),
             workers: Allowlist::default(),
             uploads: UploadsConfig::default(),
@@ -288,7 +294,7 @@ impl Config {
     /// The file of tokens.
     pub fn tokens(&self) -> PathBuf {
         match &self.auth {
-            AuthConfig::Guarded(GuardConfig { tokens: Some(path) }) => path.clone(),
+            AuthConfig::Guarded(GuardConfig { tokens: Some(path), .. }) => path.clone(),
             AuthConfig::Unset | AuthConfig::Open | AuthConfig::Guarded(_) => tokens_in(&self.data),
         }
     }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use super::units::{show_duration, show_size};
 use super::{AuthConfig, Certificate, Config, TlsConfig};
+use crate::auth::jwt::JwtConfig;
+use crate::auth::limits::ClientLimits;
 use crate::worker::WorkerSpec;
 
 impl fmt::Display for Config {
@@ -13,6 +15,7 @@ impl fmt::Display for Config {
             listen,
             tls,
             auth,
+            client_limits,
             data,
             workers,
             uploads,
@@ -28,10 +31,12 @@ impl fmt::Display for Config {
         match auth {
             AuthConfig::Unset => {}
             AuthConfig::Open => writeln!(f, "auth: none")?,
-            AuthConfig::Guarded(_) => {
+            AuthConfig::Guarded(guard) => {
                 writeln!(f, "auth:\n  tokens: {}", quoted(&self.tokens().display().to_string()))?;
+                show_jwt(f, guard.jwt.as_ref())?;
             }
         }
+        show_client_limits(f, client_limits)?;
         writeln!(f, "data: {}", quoted(&data.display().to_string()))?;
         writeln!(f, "max_upload: {}", show_size(uploads.bytes_max))?;
         writeln!(f, "submit_timeout: {}", show_duration(dispatch.submit_timeout))?;
@@ -93,6 +98,32 @@ fn show_tls(f: &mut fmt::Formatter<'_>, tls: Option<&TlsConfig>) -> fmt::Result 
         Some(path) => writeln!(f, "client_ca: {}", quoted(&path.display().to_string())),
         None => Ok(()),
     }
+}
+
+fn show_jwt(f: &mut fmt::Formatter<'_>, jwt: Option<&JwtConfig>) -> fmt::Result {
+    let Some(JwtConfig { issuer, audience, jwks, role_claim, algorithms }) = jwt else { return Ok(()) };
+    let algorithms: Vec<String> = algorithms.iter().map(ToString::to_string).collect();
+    writeln!(f, "  jwt:")?;
+    writeln!(f, "    issuer: {}", quoted(issuer))?;
+    writeln!(f, "    audience: {}", quoted(audience))?;
+    writeln!(f, "    jwks: {}", quoted(&jwks.display().to_string()))?;
+    writeln!(f, "    role_claim: {}", quoted(role_claim))?;
+    writeln!(f, "    algorithms: [{}]", algorithms.join(", "))
+}
+
+fn show_client_limits(f: &mut fmt::Formatter<'_>, limits: &ClientLimits) -> fmt::Result {
+    let ClientLimits { queued_jobs, requests_per_second, upload_bytes_per_minute } = limits;
+    writeln!(f, "client_limits:")?;
+    if let Some(jobs) = queued_jobs {
+        writeln!(f, "  queued_jobs: {jobs}")?;
+    }
+    if let Some(requests) = requests_per_second {
+        writeln!(f, "  requests_per_second: {requests}")?;
+    }
+    if let Some(bytes) = upload_bytes_per_minute {
+        writeln!(f, "  upload_per_minute: {}", show_size(*bytes))?;
+    }
+    Ok(())
 }
 
 fn show_worker(f: &mut fmt::Formatter<'_>, worker: &WorkerSpec) -> fmt::Result {

@@ -74,7 +74,9 @@ listen_tls: 0.0.0.0:9443
 cert: /etc/pool/cert.pem
 key: /etc/pool/key.pem
 client_ca: /etc/pool/clients.pem
-auth: {{tokens: /etc/pool/tokens.json}}
+auth:
+  tokens: /etc/pool/tokens.json
+  jwt: {{issuer: "https://id", audience: pool, jwks: /etc/pool/jwks.json, role_claim: a.b, algorithms: [ES256]}}
 data: /var/lib/pool
 max_upload: 10MB
 submit_timeout: 20m
@@ -88,6 +90,7 @@ max_queued_jobs: 1000
 max_open_uploads: 8
 max_spool_bytes: 1GiB
 retry_keep: 1h
+client_limits: {{queued_jobs: 5, requests_per_second: 10, upload_per_minute: 1MiB}}
 history: {{keep: 30d, max_log_bytes: 64KiB}}
 outputs: {{keep: 0s, max_job_bytes: 1MiB, max_total_bytes: 1GiB}}
 health: {{interval: 10s, timeout: 1s}}
@@ -115,10 +118,21 @@ workers:
         client_ca: Some("/etc/pool/clients.pem".into()),
     };
     assert_eq!(config.tls, Some(tls));
-    assert_eq!(
-        config.auth,
-        AuthConfig::Guarded(GuardConfig { tokens: Some("/etc/pool/tokens.json".into()) })
-    );
+    let jwt = JwtConfig {
+        issuer: "https://id".into(),
+        audience: "pool".into(),
+        jwks: "/etc/pool/jwks.json".into(),
+        role_claim: "a.b".into(),
+        algorithms: vec!["ES256".parse().unwrap()],
+    };
+    let guard = GuardConfig { tokens: Some("/etc/pool/tokens.json".into()), jwt: Some(jwt) };
+    assert_eq!(config.auth, AuthConfig::Guarded(guard));
+    let limits = ClientLimits {
+        queued_jobs: Some(5),
+        requests_per_second: Some(10),
+        upload_bytes_per_minute: Some(1 << 20),
+    };
+    assert_eq!(config.client_limits, limits);
     assert_eq!(config.data, Path::new("/var/lib/pool"));
     assert_eq!(
         config.uploads,
@@ -224,7 +238,7 @@ pool.yaml:14: uploads: is not a list of `key: value`
 pool.yaml:16: server.threads: \"0\" is too small: the least is 1
 pool.yaml:17: log: \"loud\" is not one of off, error, warn, info, debug, trace
 pool.yaml:18: colour: unknown key; known here: workers, listen, listen_tls, cert, key, client_ca, \
-auth, data, log, max_upload, uploads, submit_timeout, \
+auth, data, log, max_upload, uploads, client_limits, submit_timeout, \
 status_timeout, worker_lost_after, on_unknown, on_worker_lost, max_attempts, queue_timeout, max_queued_jobs, \
 max_open_uploads, max_spool_bytes, retry_keep, history, outputs, health, server
 workers.json:3: workers[1].worker_id: \"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" is no worker id: a small-order \
@@ -263,6 +277,11 @@ fn what_tls_and_clients_need_is_said() {
         ("listen: 127.0.0.1:1\nlisten_tls: 127.0.0.1:1\ncert: c\nkey: k", "is in listen as well"),
         ("auth: maybe", "pool.yaml:1: auth: \"maybe\" is neither none nor tokens"),
         ("auth: {tokens: t, token: u}", "pool.yaml:1: auth.token: unknown key; did you mean `tokens`?"),
+        ("auth: {jwt: {issuer: a, audience: b}}", "pool.yaml:1: auth.jwt.jwks: is missing"),
+        (
+            "auth: {jwt: {issuer: a, audience: b, jwks: c, algorithms: [HS256]}}",
+            "\"HS256\" is not one of RS256",
+        ),
         ("listen: 0.0.0.0:1", "pool.yaml: auth: is missing: 0.0.0.0:1 is reached"),
         ("listen_tls: 192.0.2.1:1\ncert: c\nkey: k", "pool.yaml: auth: is missing: 192.0.2.1:1 is reached"),
     ] {

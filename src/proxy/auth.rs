@@ -3,6 +3,8 @@
 //! What a call needs is decided here for each route, so that no handler can forget to ask; the compiler asks for the decision about
 //! a new one. A job of another client is answered as one that is not there, and by the same words: an id tells nothing.
 
+use std::time::Duration;
+
 use http::header::{self, HeaderMap};
 use pingora::Result;
 use pingora_proxy::Session;
@@ -72,7 +74,9 @@ impl Front {
         if let Need::Nothing = need {
             return Ok(Caller::Anyone);
         }
-        let caller = self.gate.identify(Credential::of(headers), self.clock.now()).map_err(unknown)?;
+        let now = self.clock.now();
+        let caller = self.gate.identify(Credential::of(headers), now).map_err(unknown)?;
+        self.usage.request(caller.name(), now).map_err(too_many)?;
         match need {
             Need::Nothing | Need::Known => {}
             Need::Right(right) => permit(&caller, right)?,
@@ -107,9 +111,16 @@ impl Front {
     }
 }
 
+const INSUFFICIENT: &str = "Bearer realm=\"trusted-pool\", error=\"insufficient_scope\"";
+
 /// By RFC 6750: without a credential, no reason is given.
 fn unknown(denied: Denied) -> Barred {
     let (message, challenge) = match denied {
+        Denied::Unprivileged => {
+            let problem =
+                Problem::new(ProblemCode::Forbidden, "the token gives its bearer no role in this pool");
+            return Barred { problem, challenge: Some(INSUFFICIENT) };
+        }
         Denied::Missing => (
             "this call needs a token: send it as `Authorization: Bearer TOKEN`, or as `X-API-Key`",
             "Bearer realm=\"trusted-pool\"",
@@ -122,13 +133,15 @@ fn unknown(denied: Denied) -> Barred {
     Barred { problem: Problem::new(ProblemCode::Unauthorized, message), challenge: Some(challenge) }
 }
 
+fn too_many(wait: Duration) -> Problem {
+    Problem::new(ProblemCode::RateLimited, "this client makes more requests than it may; slow down")
+        .after(wait)
+}
+
 fn permit(caller: &Caller, right: Right) -> std::result::Result<(), Barred> {
     if caller.may(right) {
         return Ok(());
     }
     let message = format!("the token does not allow this: it takes the role {} for it", right.least_role());
-    Err(Barred {
-        problem: Problem::new(ProblemCode::Forbidden, message),
-        challenge: Some("Bearer realm=\"trusted-pool\", error=\"insufficient_scope\""),
-    })
+    Err(Barred { problem: Problem::new(ProblemCode::Forbidden, message), challenge: Some(INSUFFICIENT) })
 }

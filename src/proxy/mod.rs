@@ -40,6 +40,7 @@ use tokio::sync::Semaphore;
 use crate::activity::{Counted, CountedGuard};
 use crate::api::{Problem, ProblemCode, Route};
 use crate::auth::Gate;
+use crate::auth::limits::Usage;
 use crate::outputs::Outputs;
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
@@ -81,6 +82,7 @@ pub struct FrontConfig {
 /// The parts that the front works with.
 pub struct Front {
     pub gate: Arc<Gate>,
+    pub usage: Usage,
     pub queue: Queue,
     pub pool: Pool,
     pub prober: Arc<Prober>,

@@ -100,7 +100,7 @@ pub async fn preflight(session: &mut Session) -> Result<()> {
 fn problem_head(problem: &Problem) -> Result<ResponseHeader> {
     let mut head = ResponseHeader::build(problem.code.status(), Some(8))?;
     head.insert_header(header::CONTENT_TYPE, "application/json")?;
-    if let Some(wait) = problem.code.retry_after() {
+    if let Some(wait) = problem.retry_after() {
         head.insert_header(header::RETRY_AFTER, wait.as_secs().to_string())?;
     }
     Ok(head)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::reload::Watched;
 use crate::auth::Gate;
+use crate::auth::jwt::JwtVerifier;
 use crate::auth::list::TokenList;
 use crate::config::{AuthConfig, Config};
 
@@ -15,7 +16,7 @@ pub fn gate(config: &Config) -> Result<(Arc<Gate>, Vec<Watched>), String> {
             log::warn!("auth: none: whoever reaches the pool may run jobs, and sees everybody's");
             Ok((Arc::new(Gate::Open), Vec::new()))
         }
-        AuthConfig::Guarded(_) => {
+        AuthConfig::Guarded(guard) => {
             let gate = Arc::new(Gate::guarded());
             let (path, guarded) = (config.tokens(), Arc::clone(&gate));
             let tokens = Watched::begin(vec![path.clone()], move || {
@@ -27,7 +28,17 @@ pub fn gate(config: &Config) -> Result<(Arc<Gate>, Vec<Watched>), String> {
                 guarded.replace_tokens(list);
                 Ok(done)
             })?;
-            Ok((gate, vec![tokens]))
+            let mut watched = vec![tokens];
+            if let Some(jwt) = guard.jwt.clone() {
+                let guarded = Arc::clone(&gate);
+                watched.push(Watched::begin(vec![jwt.jwks.clone()], move || {
+                    let issuer = JwtVerifier::read(&jwt)?;
+                    let done = format!("{} keys of {}", issuer.keys(), jwt.issuer);
+                    guarded.replace_issuer(issuer);
+                    Ok(done)
+                })?);
+            }
+            Ok((gate, watched))
         }
     }
 }

@@ -28,6 +28,7 @@ use pingora_proxy::http_proxy;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::Gate;
+use crate::auth::limits::Usage;
 use crate::config::{Config, OutputsConfig};
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
 use crate::outputs::Outputs;
@@ -275,6 +276,7 @@ impl Assembly {
         };
         let front = Front {
             gate: Arc::clone(&self.gate),
+            usage: Usage::new(self.config.client_limits),
             queue: self.queue.clone(),
             pool: self.pool.clone(),
             prober: Arc::clone(&self.prober),

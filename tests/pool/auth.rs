@@ -299,3 +299,98 @@ async fn a_broken_file_of_tokens_changes_nothing_in_a_running_pool() {
     .await;
     guarded.get(&token, "/pool").await.expect(200);
 }
+
+#[tokio::test]
+async fn a_clients_single_job_goes_right_after_one_of_many() {
+    let standin = Standin::start(Quirks::brisk()).await;
+    let guarded = Guarded::start(&[standin.entry(1)], "").await;
+    let (many, single) = (guarded.token("many", "submit").await, guarded.token("single", "submit").await);
+    let long = |ms: u32| {
+        let manifest = json!({"entrypoint": "main.py", "args": [format!("run_ms={ms}")]});
+        bodies::form(&[("main.py", b"print(1)")], Some(&manifest.to_string()))
+    };
+    let id = |answer: Answer| answer.expect(200)["job_id"].as_str().expect("a job id").to_owned();
+    // Holds the only slot while the others line up.
+    let running = id(guarded.as_client(&many, long(3_000)).await);
+    eventually("the slot is taken", SOON, async || {
+        let status = guarded.get(&many, &format!("/status/{running}")).await.expect(200);
+        (status["pool_status"] == "running").then_some(())
+    })
+    .await;
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(id(guarded.as_client(&many, long(10)).await));
+    }
+    let alone = id(guarded.as_client(&single, long(10)).await);
+    let position =
+        guarded.get(&single, &format!("/status/{alone}")).await.expect(200)["queue_position"].clone();
+    assert_eq!(position, 1);
+    let ended = async |token: &str, job: &str| {
+        eventually("the job has ended", SOON, async || {
+            let status = guarded.get(token, &format!("/status/{job}")).await.expect(200);
+            status["completed_at"].as_f64()
+        })
+        .await
+    };
+    let end = ended(&single, &alone).await;
+    assert!(end < ended(&many, &waiting[1]).await, "a second job of the other client went before");
+}
+
+#[tokio::test]
+async fn past_its_limits_a_client_is_told_to_wait_and_others_are_not() {
+    let limits = "client_limits: {queued_jobs: 2, upload_per_minute: 20KiB}";
+    let guarded = Guarded::start(&[nobody()], limits).await;
+    let (one, two) = (guarded.token("one", "submit").await, guarded.token("two", "submit").await);
+    let too_many = |answer: Answer, code: &str| {
+        let body = answer.expect(429);
+        assert_eq!(body["code"], code);
+        let wait: u64 = answer.head.header("Retry-After").expect("a wait").parse().expect("seconds");
+        assert_eq!(body["retry_after"], wait);
+        wait
+    };
+    guarded.submit(&one).await;
+    guarded.submit(&one).await;
+    assert_eq!(too_many(guarded.as_client(&one, submission()).await, "client_queue_full"), 10);
+    // More than is left is taken, and waited for.
+    let large = || bodies::form(&[("main.py", &[b'#'; 60_000])], Some(r#"{"entrypoint": "main.py"}"#));
+    guarded.as_client(&two, large()).await.expect(200);
+    let wait = too_many(guarded.as_client(&two, submission()).await, "rate_limited");
+    assert!((100..=130).contains(&wait), "{wait}");
+    // The jobs of the one and the bytes of the other are nobody else's.
+    let three = guarded.token("three", "submit").await;
+    guarded.submit(&three).await;
+}
+
+#[tokio::test]
+async fn an_upload_of_unsaid_length_is_counted_as_it_comes() {
+    let guarded = Guarded::start(&[nobody()], "client_limits: {upload_per_minute: 1KiB}").await;
+    let token = guarded.token("ci", "submit").await;
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let head = chunk("--b\r\nContent-Disposition: form-data; name=\"files\"; filename=\"main.py\"\r\n\r\n");
+    let content = chunk(&"x".repeat(40_000));
+    let body = format!("{head}{content}{content}{content}0\r\n\r\n");
+    let call = Call::post("/submit", body)
+        .header("Transfer-Encoding", "chunked")
+        .header("Content-Type", "multipart/form-data; boundary=b");
+    let answer = guarded.as_client(&token, call).await;
+    assert_eq!(answer.expect(429)["code"], "rate_limited");
+}
+
+#[tokio::test]
+async fn requests_past_the_rate_are_429_until_the_next_second() {
+    let guarded = Guarded::start(&[nobody()], "client_limits: {requests_per_second: 5}").await;
+    let token = guarded.token("ci", "read").await;
+    let mut statuses = Vec::new();
+    for _ in 0..30 {
+        statuses.push(guarded.get(&token, "/pool").await.status());
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+    eventually("it may again", SOON, async || {
+        (guarded.get(&token, "/pool").await.status() == 200).then_some(())
+    })
+    .await;
+    // What watches the pool is not counted.
+    for _ in 0..30 {
+        guarded.pool.get("/health").await.expect(200);
+    }
+}
