@@ -7,6 +7,7 @@ use super::file::read_addresses;
 use super::problem::{Place, Problem};
 use super::section::{Section, Value};
 use super::{AuthConfig, Certificate, Config, GuardConfig, ServeArgs, TlsConfig};
+use crate::api::origins::{AllowedOrigins, Origin};
 use crate::auth::jwt::{JwtAlgorithm, JwtConfig};
 
 /// Where a pool with a certificate for trying out listens, unless told otherwise.
@@ -83,6 +84,35 @@ fn auth_section(value: &Value<'_>, file: &Path) -> Result<AuthConfig, Vec<Proble
     let problems = section.finish();
     if problems.is_empty() { Ok(AuthConfig::Guarded(GuardConfig { tokens, jwt })) } else { Err(problems) }
 }
+
+/// Reads `cors`: `allow_origins` is a list, or `"*"` for every origin.
+pub(super) fn read_cors(top: &mut Section<'_>, config: &mut Config) {
+    top.section("cors", |section| {
+        let Some(value) = section.take("allow_origins") else { return };
+        let origin = |text: &str| {
+            text.parse::<Origin>().map_err(|_| {
+                "is no origin; write for example https://front.example.com, without a path and in lower case".to_owned()
+            })
+        };
+        let read = match value.items() {
+            Some(items) if items.len() > ORIGINS_MAX => {
+                Err(value.problem(format!("names more than {ORIGINS_MAX} origins")))
+            }
+            Some(items) => items.iter().map(|item| item.read(origin)).collect::<Result<_, _>>().map(AllowedOrigins::These),
+            None => value.read(|text| match text {
+                "*" => Ok(AllowedOrigins::Any),
+                one => origin(one).map(|one| AllowedOrigins::These(vec![one])),
+            }),
+        };
+        match read {
+            Ok(origins) => config.allow_origins = Some(origins),
+            Err(problem) => section.report(problem),
+        }
+    });
+}
+
+/// Each is compared for every request of a page.
+const ORIGINS_MAX: usize = 64;
 
 /// An issuer; `None` when something is missing or wrong, which is reported.
 fn read_jwt(section: &mut Section<'_>, file: &Path) -> Option<JwtConfig> {

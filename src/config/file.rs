@@ -75,6 +75,7 @@ pub(super) fn read(
             read_workers(&mut top, path, listed, problems);
             access::read_listeners(&mut top, path, config);
             access::read_auth(&mut top, path, config);
+            access::read_cors(&mut top, config);
             read_keys(&mut top, config);
             problems.extend(top.finish());
         }
@@ -96,6 +97,7 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
         tls: _,
         auth: _,
         client_limits,
+        allow_origins: _,
         data: _,
         workers: _,
         uploads,

@@ -24,6 +24,7 @@ use std::time::Duration;
 pub use args::ServeArgs;
 pub use problem::{ConfigErrors, Problem};
 
+use crate::api::origins::AllowedOrigins;
 use crate::auth::jwt::JwtConfig;
 use crate::auth::limits::ClientLimits;
 use crate::job::{DefaultTerms, OnUnknown, OnWorkerLost};
@@ -38,6 +39,8 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     pub auth: AuthConfig,
     pub client_limits: ClientLimits,
+    /// Whose pages may use the pool (`cors.allow_origins`); [`Self::allowed_origins`] says what holds where nothing is said.
+    pub allow_origins: Option<AllowedOrigins>,
     /// The directory that keeps jobs and uploads, relative to the working directory.
     pub data: PathBuf,
     /// The workers that may be given jobs: at least one, once it is loaded.
@@ -171,6 +174,7 @@ impl Default for Config {
             tls: None,
             auth: AuthConfig::Unset,
             client_limits: ClientLimits::default(),
+            allow_origins: None,
             data: PathBuf::from("./data"),
             workers: Allowlist::default(),
             uploads: UploadsConfig::default(),
@@ -289,6 +293,15 @@ impl Config {
     /// Every address to listen on, with TLS or without.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listen.iter().chain(self.tls.iter().flat_map(|tls| &tls.listen)).copied()
+    }
+
+    /// Whose pages may use the pool: every origin's where it asks nobody who they are, as a sandrun worker's front end needs it;
+    /// else none that is not listed.
+    pub fn allowed_origins(&self) -> AllowedOrigins {
+        self.allow_origins.clone().unwrap_or(match self.auth {
+            AuthConfig::Unset | AuthConfig::Open => AllowedOrigins::Any,
+            AuthConfig::Guarded(_) => AllowedOrigins::These(Vec::new()),
+        })
     }
 
     /// The file of tokens.

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::units::{show_duration, show_size};
-use super::{AuthConfig, Certificate, Config, TlsConfig};
+use super::{AuthConfig, Certificate, Config, GuardConfig, TlsConfig};
+use crate::api::origins::AllowedOrigins;
 use crate::auth::jwt::JwtConfig;
 use crate::auth::limits::ClientLimits;
 use crate::worker::WorkerSpec;
@@ -16,6 +17,7 @@ impl fmt::Display for Config {
             tls,
             auth,
             client_limits,
+            allow_origins,
             data,
             workers,
             uploads,
@@ -32,11 +34,11 @@ impl fmt::Display for Config {
             AuthConfig::Unset => {}
             AuthConfig::Open => writeln!(f, "auth: none")?,
             AuthConfig::Guarded(guard) => {
-                writeln!(f, "auth:\n  tokens: {}", quoted(&self.tokens().display().to_string()))?;
-                show_jwt(f, guard.jwt.as_ref())?;
+                show_guard(f, guard)?;
             }
         }
         show_client_limits(f, client_limits)?;
+        show_cors(f, allow_origins.as_ref())?;
         writeln!(f, "data: {}", quoted(&data.display().to_string()))?;
         writeln!(f, "max_upload: {}", show_size(uploads.bytes_max))?;
         writeln!(f, "submit_timeout: {}", show_duration(dispatch.submit_timeout))?;
@@ -100,6 +102,19 @@ fn show_tls(f: &mut fmt::Formatter<'_>, tls: Option<&TlsConfig>) -> fmt::Result 
     }
 }
 
+fn show_guard(f: &mut fmt::Formatter<'_>, guard: &GuardConfig) -> fmt::Result {
+    match guard {
+        GuardConfig { tokens: None, jwt: None } => writeln!(f, "auth: tokens"),
+        GuardConfig { tokens, jwt } => {
+            writeln!(f, "auth:")?;
+            if let Some(path) = tokens {
+                writeln!(f, "  tokens: {}", quoted(&path.display().to_string()))?;
+            }
+            show_jwt(f, jwt.as_ref())
+        }
+    }
+}
+
 fn show_jwt(f: &mut fmt::Formatter<'_>, jwt: Option<&JwtConfig>) -> fmt::Result {
     let Some(JwtConfig { issuer, audience, jwks, role_claim, algorithms }) = jwt else { return Ok(()) };
     let algorithms: Vec<String> = algorithms.iter().map(ToString::to_string).collect();
@@ -109,6 +124,17 @@ fn show_jwt(f: &mut fmt::Formatter<'_>, jwt: Option<&JwtConfig>) -> fmt::Result 
     writeln!(f, "    jwks: {}", quoted(&jwks.display().to_string()))?;
     writeln!(f, "    role_claim: {}", quoted(role_claim))?;
     writeln!(f, "    algorithms: [{}]", algorithms.join(", "))
+}
+
+fn show_cors(f: &mut fmt::Formatter<'_>, origins: Option<&AllowedOrigins>) -> fmt::Result {
+    match origins {
+        None => Ok(()),
+        Some(AllowedOrigins::Any) => writeln!(f, "cors:\n  allow_origins: \"*\""),
+        Some(AllowedOrigins::These(origins)) => {
+            let origins: Vec<String> = origins.iter().map(|origin| quoted(&origin.to_string())).collect();
+            writeln!(f, "cors:\n  allow_origins: [{}]", origins.join(", "))
+        }
+    }
 }
 
 fn show_client_limits(f: &mut fmt::Formatter<'_>, limits: &ClientLimits) -> fmt::Result {

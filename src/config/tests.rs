@@ -90,6 +90,7 @@ max_queued_jobs: 1000
 max_open_uploads: 8
 max_spool_bytes: 1GiB
 retry_keep: 1h
+cors: {{allow_origins: ["https://front.example.com"]}}
 client_limits: {{queued_jobs: 5, requests_per_second: 10, upload_per_minute: 1MiB}}
 history: {{keep: 30d, max_log_bytes: 64KiB}}
 outputs: {{keep: 0s, max_job_bytes: 1MiB, max_total_bytes: 1GiB}}
@@ -133,6 +134,8 @@ workers:
         upload_bytes_per_minute: Some(1 << 20),
     };
     assert_eq!(config.client_limits, limits);
+    let origins = AllowedOrigins::These(vec!["https://front.example.com".parse().unwrap()]);
+    assert_eq!(config.allowed_origins(), origins);
     assert_eq!(config.data, Path::new("/var/lib/pool"));
     assert_eq!(
         config.uploads,
@@ -182,11 +185,19 @@ fn what_is_shown_loads_as_the_same_configuration() {
         r#"[{{"worker_id": "{KEY_A}", "endpoint": "https://worker1:8443/", "max_concurrent_jobs": 2,
              "labels": {{"note": "it's: \"quoted\", # ü", "empty": ""}}}}]"#
     );
-    let (directory, args) =
-        directory(&[("pool.yaml", "workers: w.json\nlog: off\nlisten: '[::1]:0'"), ("w.json", &workers)]);
-    let config = Config::load(&args).unwrap();
-    fs::write(directory.path().join("pool.yaml"), config.to_string()).unwrap();
-    assert_eq!(Config::load(&args).unwrap(), config, "{config}");
+    for more in [
+        "listen: '[::1]:0'",
+        "listen_tls: 0.0.0.0:1\ncert: /c\nkey: /k\nclient_ca: /ca\nauth: none\ncors: {allow_origins: '*'}",
+        "auth: tokens\nclient_limits: {queued_jobs: 3, upload_per_minute: 2MiB}\ncors: {allow_origins: []}",
+        "auth: {tokens: /t}\ncors: {allow_origins: ['https://a.example', 'http://b.example:1']}",
+        "auth: {jwt: {issuer: 'https://i', audience: a, jwks: /j, role_claim: r, algorithms: [EdDSA, RS512]}}",
+    ] {
+        let text = format!("workers: w.json\nlog: off\n{more}");
+        let (directory, args) = directory(&[("pool.yaml", &text), ("w.json", &workers)]);
+        let config = Config::load(&args).unwrap();
+        fs::write(directory.path().join("pool.yaml"), config.to_string()).unwrap();
+        assert_eq!(Config::load(&args).unwrap(), config, "{config}");
+    }
 }
 
 #[test]
@@ -238,7 +249,7 @@ pool.yaml:14: uploads: is not a list of `key: value`
 pool.yaml:16: server.threads: \"0\" is too small: the least is 1
 pool.yaml:17: log: \"loud\" is not one of off, error, warn, info, debug, trace
 pool.yaml:18: colour: unknown key; known here: workers, listen, listen_tls, cert, key, client_ca, \
-auth, data, log, max_upload, uploads, client_limits, submit_timeout, \
+auth, cors, data, log, max_upload, uploads, client_limits, submit_timeout, \
 status_timeout, worker_lost_after, on_unknown, on_worker_lost, max_attempts, queue_timeout, max_queued_jobs, \
 max_open_uploads, max_spool_bytes, retry_keep, history, outputs, health, server
 workers.json:3: workers[1].worker_id: \"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" is no worker id: a small-order \
@@ -282,6 +293,7 @@ fn what_tls_and_clients_need_is_said() {
             "auth: {jwt: {issuer: a, audience: b, jwks: c, algorithms: [HS256]}}",
             "\"HS256\" is not one of RS256",
         ),
+        ("cors: {allow_origins: [\"https://a.example/x\"]}", "is no origin"),
         ("listen: 0.0.0.0:1", "pool.yaml: auth: is missing: 0.0.0.0:1 is reached"),
         ("listen_tls: 192.0.2.1:1\ncert: c\nkey: k", "pool.yaml: auth: is missing: 192.0.2.1:1 is reached"),
     ] {

@@ -14,6 +14,7 @@
 mod actions;
 mod archive;
 mod auth;
+mod cors;
 mod health;
 mod jobs;
 mod kept;
@@ -32,12 +33,14 @@ use bytes::Bytes;
 use http::header;
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::sync::Semaphore;
 
 use crate::activity::{Counted, CountedGuard};
+use crate::api::origins::AllowedOrigins;
 use crate::api::{Problem, ProblemCode, Route};
 use crate::auth::Gate;
 use crate::auth::limits::Usage;
@@ -49,6 +52,7 @@ use crate::spool::{Spool, UploadLimits};
 use crate::store::Store;
 use crate::time::Clock;
 use crate::upstream::Upstream;
+use cors::CorsBuilder;
 use passage::Passage;
 
 /// An idle kept-alive connection is closed after this; Pingora itself would keep it for ever.
@@ -83,6 +87,8 @@ pub struct FrontConfig {
 pub struct Front {
     pub gate: Arc<Gate>,
     pub usage: Usage,
+    /// Whose pages may read the answers.
+    pub allowed_origins: Arc<AllowedOrigins>,
     pub queue: Queue,
     pub pool: Pool,
     pub prober: Arc<Prober>,
@@ -135,6 +141,10 @@ impl ProxyHttp for Front {
 
     fn new_ctx(&self) -> Ctx {
         Ctx::default()
+    }
+
+    fn init_downstream_modules(&self, modules: &mut HttpModules) {
+        modules.add_module(Box::new(CorsBuilder(Arc::clone(&self.allowed_origins))));
     }
 
     async fn early_request_filter(&self, session: &mut Session, _ctx: &mut Ctx) -> Result<()> {

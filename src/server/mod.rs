@@ -277,6 +277,7 @@ impl Assembly {
         let front = Front {
             gate: Arc::clone(&self.gate),
             usage: Usage::new(self.config.client_limits),
+            allowed_origins: Arc::new(self.config.allowed_origins()),
             queue: self.queue.clone(),
             pool: self.pool.clone(),
             prober: Arc::clone(&self.prober),

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 
 use crate::bodies;
@@ -393,4 +397,108 @@ async fn requests_past_the_rate_are_429_until_the_next_second() {
     for _ in 0..30 {
         guarded.pool.get("/health").await.expect(200);
     }
+}
+
+/// An OIDC issuer with one P-256 key.
+struct Issuer {
+    key: EcdsaKeyPair,
+}
+
+impl Issuer {
+    fn new() -> Self {
+        let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
+        let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).expect("a key");
+        Self { key: EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).expect("a key") }
+    }
+
+    fn jwks(&self) -> String {
+        let point = self.key.public_key().as_ref();
+        let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
+        json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "k", "alg": "ES256", "x": x, "y": y}]})
+            .to_string()
+    }
+
+    fn token(&self, subject: &str, role: &Value) -> String {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!(
+            "{}.{}",
+            part(json!({"alg": "ES256", "kid": "k"})),
+            part(
+                json!({"iss": "https://id.test", "aud": ["pool"], "sub": subject, "exp": now.as_secs() + 300, "role": role})
+            )
+        );
+        let signature = self.key.sign(&SystemRandom::new(), message.as_bytes()).expect("a signature");
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+#[tokio::test]
+async fn tokens_of_an_issuer_are_clients_until_its_keys_change() {
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let (issuer, jwks) = (Issuer::new(), dir.path().join("jwks.json"));
+    std::fs::write(&jwks, issuer.jwks()).expect("a writable directory");
+    let auth = format!(
+        "auth: {{jwt: {{issuer: \"https://id.test\", audience: pool, jwks: \"{}\"}}}}",
+        jwks.display()
+    );
+    let guarded = Guarded { pool: Pool::start(&[nobody()], &auth).await };
+    let alice = issuer.token("alice", &json!("submit"));
+    let job = guarded.submit(&alice).await;
+    let path = format!("/status/{job}");
+    assert_eq!(guarded.get(&alice, &path).await.expect(200)["client"], "oidc:alice");
+    guarded.get(&issuer.token("bob", &json!(["read"])), &path).await.expect(404);
+    guarded.get(&issuer.token("carol", &json!("admin")), &path).await.expect(200);
+    assert_eq!(
+        guarded.get(&issuer.token("dave", &json!("guest")), "/pool").await.expect(403)["code"],
+        "forbidden"
+    );
+    guarded.get(&Issuer::new().token("alice", &json!("admin")), "/pool").await.expect(401);
+    // Tokens of the pool's own are good beside them.
+    guarded.token("ci", "read").await;
+    std::fs::write(&jwks, Issuer::new().jwks()).expect("a writable file");
+    eventually("the old key is worth nothing", SOON, async || {
+        (guarded.get(&alice, "/pool").await.status() == 401).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pages_of_listed_origins_alone_may_read_answers() {
+    let standin = Standin::start(Quirks::brisk()).await;
+    let cors = "cors: {allow_origins: [\"https://front.example.com\"]}";
+    let guarded = Guarded::start(&[standin.entry(1)], cors).await;
+    let token = guarded.token("ci", "submit").await;
+    let job = guarded.submit(&token).await;
+    let targets = [
+        "/health".to_owned(),
+        format!("/status/{job}"),
+        format!("/outputs/{job}/none"),
+        "/nothing".to_owned(),
+    ];
+    for target in &targets {
+        for (origin, allowed) in [("https://front.example.com", true), ("https://evil.example.com", false)] {
+            let answer = guarded.as_client(&token, Call::get(target).header("Origin", origin)).await;
+            let said = answer.head.header("Access-Control-Allow-Origin");
+            assert_eq!(said, allowed.then_some(origin), "{target}");
+            assert_eq!(answer.head.header("Vary"), Some("Origin"), "{target}");
+            assert_eq!(answer.head.header("X-Content-Type-Options"), Some("nosniff"), "{target}");
+        }
+    }
+    let preflight = Call::new("OPTIONS", "/submit").header("Origin", "https://front.example.com");
+    let answer = guarded.pool.call(preflight).await;
+    assert_eq!(answer.head.header("Access-Control-Allow-Origin"), Some("https://front.example.com"));
+    assert!(
+        answer
+            .head
+            .header("Access-Control-Allow-Headers")
+            .is_some_and(|names| names.contains("Authorization"))
+    );
+}
+
+#[tokio::test]
+async fn with_auth_no_page_may_read_answers_unless_it_is_said() {
+    let guarded = Guarded::start(&[nobody()], "").await;
+    let answer = guarded.pool.call(Call::get("/health").header("Origin", "https://front.example.com")).await;
+    assert_eq!(answer.head.header("Access-Control-Allow-Origin"), None);
 }
