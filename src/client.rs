@@ -12,12 +12,14 @@ mod multipart;
 mod tests;
 
 use std::fmt::Write as _;
+use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response, Url, redirect};
+use reqwest::{Certificate, Method, RequestBuilder, Response, Url, redirect};
 use serde::de::DeserializeOwned;
 
 use answers::{Drained, Job, JobsPage, Listing, Logs, Moved, Pool, Refusal, Status};
@@ -68,13 +70,22 @@ impl Client {
     /// # Errors
     /// When the URL is no `http` or `https` URL, or the token cannot be sent in a header.
     pub fn new(pool: &str, token: Option<&str>) -> Result<Self, ClientError> {
+        Self::trusting(None, pool, token)
+    }
+
+    /// The same; an `https` pool must show a certificate from the PEM file `ca`, and what the system trusts counts for nothing.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and when the file holds no certificate.
+    pub fn trusting(ca: Option<&Path>, pool: &str, token: Option<&str>) -> Result<Self, ClientError> {
         let url: Url =
             pool.parse().map_err(|error| ClientError::Usage(format!("{pool:?} is no URL: {error}")))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.query().is_some() {
             return Err(ClientError::Usage(format!("{pool:?} is no http:// or https:// URL of a pool")));
         }
         let authorization = token.map(authorization).transpose()?;
-        let http = http_client(&url).map_err(|error| ClientError::Usage(error::chain(&error)))?;
+        let roots = ca.map(certificates).transpose()?;
+        let http = http_client(&url, roots).map_err(|error| ClientError::Usage(error::chain(&error)))?;
         Ok(Self { http, base: url.as_str().trim_end_matches('/').to_owned(), authorization })
     }
 
@@ -178,12 +189,24 @@ fn authorization(token: &str) -> Result<HeaderValue, ClientError> {
     Ok(value)
 }
 
-fn http_client(url: &Url) -> Result<reqwest::Client, reqwest::Error> {
+fn certificates(path: &Path) -> Result<Vec<Certificate>, ClientError> {
+    let wrong = |what: String| ClientError::Usage(format!("{}: {what}", path.display()));
+    let pem = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if certificates.is_empty() => Err(wrong("holds no certificate".to_owned())),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(wrong(error::chain(&error))),
+    }
+}
+
+fn http_client(url: &Url, roots: Option<Vec<Certificate>>) -> Result<reqwest::Client, reqwest::Error> {
     // A process has one provider; another part of this program may have been first, with the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder =
         reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(redirect::Policy::none());
-    if url.scheme() == "http" {
+    if let Some(roots) = roots {
+        builder = builder.tls_certs_only(roots);
+    } else if url.scheme() == "http" {
         // Else the system's certificates are loaded, and it is an error when it has none.
         builder = builder.tls_certs_only([]);
     }

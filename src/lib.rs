@@ -3,6 +3,7 @@
 //! The modules, in the order in which a job meets them:
 //!
 //! - [`proxy`]: every client's request enters here; uploads are taken in, reads pass through to the worker that has the job.
+//! - [`auth`]: who makes a request, and what they may do.
 //! - [`api`]: which request means what, and what the answers look like.
 //! - [`spool`]: an upload becomes durable work while it streams.
 //! - [`queue`]: every unfinished job, in order; the only writer of job state.
@@ -23,6 +24,7 @@
 
 pub mod activity;
 pub mod api;
+pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::job::{Attempt, Failure, JobId, Outcome};
+use crate::job::{Attempt, ClientName, Failure, JobId, Outcome};
 use crate::pool::WorkerView;
 use crate::store::{JobRow, Logs, OutputsPlace, Truncation};
 use crate::time::Timestamp;
@@ -21,6 +21,9 @@ pub struct StatusBody<'a> {
     submitted_at: f64,
     completed_at: Option<f64>,
     priority: String,
+    /// Whose it is, where the pool asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<&'a str>,
     attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue_position: Option<usize>,
@@ -70,6 +73,7 @@ impl<'a> StatusBody<'a> {
             submitted_at: row.submitted_at.as_unix_seconds(),
             completed_at: end.map(|(_, at)| at.as_unix_seconds()),
             priority: row.priority.to_string(),
+            client: row.client.as_ref().map(ClientName::as_str),
             attempts: row.state.attempts(),
             queue_position: None,
             reason: None,
@@ -186,6 +190,7 @@ mod tests {
             id,
             sequence: 1,
             version: 1,
+            client: None,
             priority: Priority::Normal,
             submitted_at,
             terms: Default::default(),

@@ -2,6 +2,7 @@
 
 pub mod bodies;
 pub mod listing;
+pub mod origins;
 pub mod problem;
 pub mod range;
 pub mod route;

@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 pub enum ProblemCode {
     /// The request makes no sense; the sentence names the field.
     BadRequest,
+    /// It is not known who makes the request.
+    Unauthorized,
+    /// It is known, and may not.
+    Forbidden,
     NotFound,
     JobNotFound,
     OutputNotFound,
@@ -35,6 +39,9 @@ pub enum ProblemCode {
     WorkerUnreachable,
     /// The worker is silent while it runs a job.
     WorkerBusy,
+    /// The client asks for more than its share.
+    RateLimited,
+    ClientQueueFull,
     /// A bound of the pool is reached.
     QueueFull,
     TooManyUploads,
@@ -43,8 +50,10 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    pub const ALL: [ProblemCode; 22] = [
+    pub const ALL: [ProblemCode; 26] = [
         Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
         Self::NotFound,
         Self::JobNotFound,
         Self::OutputNotFound,
@@ -62,6 +71,8 @@ impl ProblemCode {
         Self::WorkerError,
         Self::WorkerUnreachable,
         Self::WorkerBusy,
+        Self::RateLimited,
+        Self::ClientQueueFull,
         Self::QueueFull,
         Self::TooManyUploads,
         Self::ShuttingDown,
@@ -71,6 +82,8 @@ impl ProblemCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::JobNotFound => "job_not_found",
             Self::OutputNotFound => "output_not_found",
@@ -88,6 +101,8 @@ impl ProblemCode {
             Self::WorkerError => "worker_error",
             Self::WorkerUnreachable => "worker_unreachable",
             Self::WorkerBusy => "worker_busy",
+            Self::RateLimited => "rate_limited",
+            Self::ClientQueueFull => "client_queue_full",
             Self::QueueFull => "queue_full",
             Self::TooManyUploads => "too_many_uploads",
             Self::ShuttingDown => "shutting_down",
@@ -98,6 +113,8 @@ impl ProblemCode {
     pub fn status(self) -> StatusCode {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::JobNotFound | Self::OutputNotFound | Self::WorkerNotFound => {
                 StatusCode::NOT_FOUND
             }
@@ -113,6 +130,7 @@ impl ProblemCode {
             Self::WorkerBusy | Self::QueueFull | Self::TooManyUploads | Self::ShuttingDown => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::RateLimited | Self::ClientQueueFull => StatusCode::TOO_MANY_REQUESTS,
             Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -123,9 +141,14 @@ impl ProblemCode {
             Self::NotDispatched | Self::NotFinished | Self::WorkerBusy | Self::TooManyUploads => {
                 Some(Duration::from_secs(2))
             }
-            Self::WorkerUnreachable | Self::QueueFull | Self::ShuttingDown => Some(Duration::from_secs(10)),
+            Self::RateLimited => Some(Duration::from_secs(1)),
+            Self::WorkerUnreachable | Self::QueueFull | Self::ClientQueueFull | Self::ShuttingDown => {
+                Some(Duration::from_secs(10))
+            }
             Self::StorageFull => Some(Duration::from_secs(60)),
             Self::BadRequest
+            | Self::Unauthorized
+            | Self::Forbidden
             | Self::NotFound
             | Self::JobNotFound
             | Self::OutputNotFound
@@ -151,16 +174,28 @@ pub struct Problem {
     pub message: String,
     /// The part of the request that is at fault.
     pub field: Option<String>,
+    /// How long to wait, where it is known better than for the code in general.
+    pub wait: Option<Duration>,
 }
 
 impl Problem {
     pub fn new(code: ProblemCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), field: None }
+        Self { code, message: message.into(), field: None, wait: None }
     }
 
     pub fn in_field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
+    }
+
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// How long a client should wait before it tries again, where waiting helps.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.wait.or_else(|| self.code.retry_after())
     }
 
     pub fn job_not_found() -> Self {
@@ -180,7 +215,7 @@ impl Problem {
         if let Some(field) = &self.field {
             body["field"] = json!(field);
         }
-        if let Some(wait) = self.code.retry_after() {
+        if let Some(wait) = self.retry_after() {
             body["retry_after"] = json!(wait.as_secs());
         }
         body

@@ -17,6 +17,7 @@ mod progress;
 mod serve;
 mod status;
 mod submit;
+mod token;
 mod worker;
 mod workers;
 
@@ -75,6 +76,9 @@ enum Command {
     Jobs(jobs::Args),
     /// List the pool's workers
     Workers(workers::Args),
+    /// Let clients in, and out
+    #[command(subcommand)]
+    Token(token::Command),
 }
 
 /// Runs the command that the arguments name; the first argument is the program's own name.
@@ -103,6 +107,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Resume(args) => block_on(drain::resume(args)),
         Command::Jobs(args) => block_on(jobs::run(args)),
         Command::Workers(args) => block_on(workers::run(args)),
+        Command::Token(command) => token::run(command),
     };
     match done {
         Ok(code) => code,

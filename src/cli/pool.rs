@@ -1,5 +1,7 @@
 //! Which pool a command speaks to.
 
+use std::path::PathBuf;
+
 use crate::client::{Client, ClientError};
 use crate::job::JobId;
 
@@ -13,6 +15,10 @@ pub(super) struct PoolArgs {
         default_value = "http://127.0.0.1:9000"
     )]
     url: String,
+
+    /// For an https:// address: trust the certificates in this PEM file, and no others
+    #[arg(long, value_name = "FILE", env = "TRUSTED_POOL_CA")]
+    ca: Option<PathBuf>,
 }
 
 /// Not a flag: what stands on a command line can be read by everybody on the machine.
@@ -27,7 +33,7 @@ impl PoolArgs {
                 return Err(ClientError::Usage(format!("{TOKEN_VARIABLE} holds no text")));
             }
         };
-        Client::new(&self.url, token.as_deref())
+        Client::trusting(self.ca.as_deref(), &self.url, token.as_deref())
     }
 }
 

@@ -10,6 +10,10 @@ use crate::config::{Config, ServeArgs};
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
     match Config::load(args) {
         Ok(config) if args.check => {
+            if let Err(error) = crate::server::tls::check(&config) {
+                eprintln!("{error}");
+                return ExitCode::from(SETUP);
+            }
             // A reader that has seen enough is no error.
             let _ = writeln!(std::io::stdout(), "configuration is valid\n{config}");
             for warning in config.warnings() {

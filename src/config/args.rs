@@ -22,6 +22,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
+    /// Offer TLS with a self-signed certificate that is made for trying it out, on the addresses of `listen_tls` or
+    /// else on 127.0.0.1:9443; says how clients come to trust it
+    #[arg(long)]
+    pub dev_tls: bool,
+
     /// Check the configuration, print it with every default filled in, and exit
     #[arg(long)]
     pub check: bool,

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::problem::Problem;
 use super::section::{Section, Source, Value};
-use super::{Config, units, workers};
+use super::{Config, access, units, workers};
+use crate::auth::limits::ClientLimits;
 use crate::worker::Allowlist;
 
 const fn millis(from: u64, to: Duration) -> RangeInclusive<Duration> {
@@ -30,6 +31,8 @@ const ATTEMPTS: RangeInclusive<u32> = 1..=100;
 const QUEUE_TIMEOUT: RangeInclusive<Duration> = millis(1_000, Duration::from_secs(365 * 24 * 60 * 60));
 // A waiting job takes about half a KiB of memory.
 const QUEUED_JOBS: RangeInclusive<u32> = 1..=10_000_000;
+// More than one process answers.
+const REQUESTS_PER_SECOND: RangeInclusive<u32> = 1..=1_000_000;
 // Each may hold 1 MiB of buffers.
 const OPEN_UPLOADS: RangeInclusive<u32> = 1..=10_000;
 const SPOOL_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 50;
@@ -70,6 +73,9 @@ pub(super) fn read(
     match Value::root(&source, &document).section() {
         Ok(mut top) => {
             read_workers(&mut top, path, listed, problems);
+            access::read_listeners(&mut top, path, config);
+            access::read_auth(&mut top, path, config);
+            access::read_cors(&mut top, config);
             read_keys(&mut top, config);
             problems.extend(top.finish());
         }
@@ -78,12 +84,6 @@ pub(super) fn read(
 }
 
 fn read_keys(top: &mut Section<'_>, config: &mut Config) {
-    if let Some(value) = top.take("listen") {
-        match read_addresses(&value) {
-            Ok(addresses) => config.listen = addresses,
-            Err(problem) => top.report(problem),
-        }
-    }
     top.read("data", &mut config.data, |text| match text {
         "" => Err("is no directory".to_owned()),
         _ => Ok(PathBuf::from(text)),
@@ -94,6 +94,10 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
 
     let Config {
         listen: _,
+        tls: _,
+        auth: _,
+        client_limits,
+        allow_origins: _,
         data: _,
         workers: _,
         trust,
@@ -114,6 +118,16 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
     top.section("uploads", |section| {
         read_duration(section, "timeout", &mut uploads.timeout, &UPLOAD_TIMEOUT);
         read_duration(section, "idle_timeout", &mut uploads.idle_timeout, &UPLOAD_IDLE_TIMEOUT);
+    });
+    top.section("client_limits", |section| {
+        let ClientLimits { queued_jobs, requests_per_second, upload_bytes_per_minute } = client_limits;
+        section.read("queued_jobs", queued_jobs, |text| units::count(text, &QUEUED_JOBS).map(Some));
+        section.read("requests_per_second", requests_per_second, |text| {
+            units::count(text, &REQUESTS_PER_SECOND).map(Some)
+        });
+        section.read("upload_per_minute", upload_bytes_per_minute, |text| {
+            units::size(text, &UPLOAD_BYTES).map(Some)
+        });
     });
     read_duration(top, "submit_timeout", &mut dispatch.submit_timeout, &SUBMIT_TIMEOUT);
     read_duration(top, "status_timeout", &mut dispatch.status_timeout, &STATUS_TIMEOUT);
@@ -166,7 +180,7 @@ fn read_size(section: &mut Section<'_>, key: &'static str, into: &mut u64, range
 }
 
 /// One address, or a list of them.
-fn read_addresses(value: &Value<'_>) -> Result<Vec<SocketAddr>, Problem> {
+pub(super) fn read_addresses(value: &Value<'_>) -> Result<Vec<SocketAddr>, Problem> {
     let address = |text: &str| {
         text.parse().map_err(|_| {
             "is not an address and a port; write for example 127.0.0.1:9000 or [::]:9000".to_owned()

@@ -4,6 +4,7 @@
 //! no value exists twice. All that is wrong is reported at once, with file, line and key. Nothing is clamped and no
 //! unknown key is passed over: a configuration means what it says or is refused.
 
+mod access;
 mod args;
 mod file;
 mod problem;
@@ -17,13 +18,16 @@ mod workers;
 mod tests;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 pub use args::ServeArgs;
 pub use problem::{ConfigErrors, Problem};
 
+use crate::api::origins::AllowedOrigins;
+use crate::auth::jwt::JwtConfig;
+use crate::auth::limits::ClientLimits;
 use crate::job::{DefaultTerms, OnUnknown, OnWorkerLost};
 use crate::worker::Allowlist;
 use crate::worker::trust::Identity;
@@ -32,8 +36,13 @@ use problem::Place;
 /// The whole configuration of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Addresses to listen on: at least one.
+    /// Addresses to listen on without TLS: at least one, unless there is [`Self::tls`].
     pub listen: Vec<SocketAddr>,
+    pub tls: Option<TlsConfig>,
+    pub auth: AuthConfig,
+    pub client_limits: ClientLimits,
+    /// Whose pages may use the pool (`cors.allow_origins`); [`Self::allowed_origins`] says what holds where nothing is said.
+    pub allow_origins: Option<AllowedOrigins>,
     /// The directory that keeps jobs and uploads, relative to the working directory.
     pub data: PathBuf,
     /// The workers that may be given jobs: at least one, once it is loaded.
@@ -53,6 +62,48 @@ pub struct Config {
 pub struct TrustConfig {
     /// How surely a worker must be known.
     pub require: Identity,
+}
+
+/// Where the pool speaks TLS, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// At least one address (`listen_tls`).
+    pub listen: Vec<SocketAddr>,
+    pub certificate: Certificate,
+    /// Only clients with a certificate of these authorities can connect; a PEM file.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Where a certificate and its key come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// Nobody said; a configuration that is loaded has another.
+    Missing,
+    /// PEM files.
+    Files { cert: PathBuf, key: PathBuf },
+    /// Made by the pool, for trying it out (`--dev-tls`).
+    Dev,
+}
+
+/// Who may use the pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AuthConfig {
+    /// Nobody said: whoever reaches it, which is this machine alone.
+    #[default]
+    Unset,
+    /// Whoever reaches it (`auth: none`).
+    Open,
+    /// Who proves to be a client.
+    Guarded(GuardConfig),
+}
+
+/// How clients prove who they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// The file of tokens, unless it is the one in the data directory.
+    pub tokens: Option<PathBuf>,
+    /// An issuer whose tokens are good as well.
+    pub jwt: Option<JwtConfig>,
 }
 
 /// What a client may send.
@@ -130,6 +181,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))],
+            tls: None,
+            auth: AuthConfig::Unset,
+            client_limits: ClientLimits::default(),
+            allow_origins: None,
             data: PathBuf::from("./data"),
             workers: Allowlist::default(),
             trust: TrustConfig { require: Identity::Claimed },
@@ -203,6 +258,11 @@ impl Default for ServerConfig {
     }
 }
 
+/// The file of tokens in a data directory.
+pub fn tokens_in(data: &Path) -> PathBuf {
+    data.join("tokens.json")
+}
+
 impl Config {
     /// Reads what the flags point at.
     ///
@@ -236,7 +296,30 @@ impl Config {
         if let Some(data) = &args.data {
             config.data.clone_from(data);
         }
+        access::settle(args, &mut config, &mut problems);
         ConfigErrors::check(problems)?;
         Ok(config)
+    }
+
+    /// Every address to listen on, with TLS or without.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listen.iter().chain(self.tls.iter().flat_map(|tls| &tls.listen)).copied()
+    }
+
+    /// Whose pages may use the pool: every origin's where it asks nobody who they are, as a sandrun worker's front end needs it;
+    /// else none that is not listed.
+    pub fn allowed_origins(&self) -> AllowedOrigins {
+        self.allow_origins.clone().unwrap_or(match self.auth {
+            AuthConfig::Unset | AuthConfig::Open => AllowedOrigins::Any,
+            AuthConfig::Guarded(_) => AllowedOrigins::These(Vec::new()),
+        })
+    }
+
+    /// The file of tokens.
+    pub fn tokens(&self) -> PathBuf {
+        match &self.auth {
+            AuthConfig::Guarded(GuardConfig { tokens: Some(path), .. }) => path.clone(),
+            AuthConfig::Unset | AuthConfig::Open | AuthConfig::Guarded(_) => tokens_in(&self.data),
+        }
     }
 }

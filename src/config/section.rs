@@ -113,6 +113,10 @@ impl<'a> Value<'a> {
         parse(&text).map_err(|reason| self.problem(format!("{text:?} {reason}")))
     }
 
+    pub(super) fn is_mapping(&self) -> bool {
+        matches!(self.yaml.data, YamlData::Mapping(_))
+    }
+
     /// The keys, where the value is a mapping. One without any value is a mapping without keys.
     pub(super) fn section(&self) -> Result<Section<'a>, Problem> {
         let entries = match &self.yaml.data {
@@ -180,10 +184,15 @@ impl<'a> Section<'a> {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         let Some(value) = self.take(key) else {
-            self.report(self.source.problem(self.line, &join(&self.field, key), "is missing"));
+            self.missing(key);
             return None;
         };
         value.read(parse).map_err(|problem| self.report(problem)).ok()
+    }
+
+    /// Reports that a key must be there.
+    pub(super) fn missing(&mut self, key: &str) {
+        self.report(self.source.problem(self.line, &join(&self.field, key), "is missing"));
     }
 
     /// Reads an optional section below this one.

@@ -1,17 +1,45 @@
 //! A configuration as text: a file that says the same, so that what is in force can be read, kept and compared.
 
 use std::fmt;
+use std::net::SocketAddr;
 
-use super::Config;
 use super::units::{show_duration, show_size};
+use super::{AuthConfig, Certificate, Config, GuardConfig, TlsConfig};
+use crate::api::origins::AllowedOrigins;
+use crate::auth::jwt::JwtConfig;
+use crate::auth::limits::ClientLimits;
 use crate::worker::WorkerSpec;
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listen, data, workers, trust, uploads, dispatch, history, outputs, health, server, log } =
-            self;
-        let listen: Vec<String> = listen.iter().map(|address| quoted(&address.to_string())).collect();
-        writeln!(f, "listen: [{}]", listen.join(", "))?;
+        let Config {
+            listen,
+            tls,
+            auth,
+            client_limits,
+            allow_origins,
+            data,
+            workers,
+            trust,
+            uploads,
+            dispatch,
+            history,
+            outputs,
+            health,
+            server,
+            log,
+        } = self;
+        show_addresses(f, "listen", listen)?;
+        show_tls(f, tls.as_ref())?;
+        match auth {
+            AuthConfig::Unset => {}
+            AuthConfig::Open => writeln!(f, "auth: none")?,
+            AuthConfig::Guarded(guard) => {
+                show_guard(f, guard)?;
+            }
+        }
+        show_client_limits(f, client_limits)?;
+        show_cors(f, allow_origins.as_ref())?;
         writeln!(f, "data: {}", quoted(&data.display().to_string()))?;
         writeln!(f, "trust:")?;
         writeln!(f, "  require: {}", trust.require)?;
@@ -49,6 +77,82 @@ impl fmt::Display for Config {
         writeln!(f, "workers:")?;
         workers.workers().iter().try_for_each(|worker| show_worker(f, worker))
     }
+}
+
+/// Without a plain address there is one with TLS, and no line for the plain ones.
+fn show_addresses(f: &mut fmt::Formatter<'_>, key: &str, addresses: &[SocketAddr]) -> fmt::Result {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let listen: Vec<String> = addresses.iter().map(|address| quoted(&address.to_string())).collect();
+    writeln!(f, "{key}: [{}]", listen.join(", "))
+}
+
+fn show_tls(f: &mut fmt::Formatter<'_>, tls: Option<&TlsConfig>) -> fmt::Result {
+    let Some(TlsConfig { listen, certificate, client_ca }) = tls else { return Ok(()) };
+    show_addresses(f, "listen_tls", listen)?;
+    match certificate {
+        Certificate::Files { cert, key } => {
+            writeln!(f, "cert: {}", quoted(&cert.display().to_string()))?;
+            writeln!(f, "key: {}", quoted(&key.display().to_string()))?;
+        }
+        Certificate::Dev => writeln!(f, "# --dev-tls: the pool makes its certificate")?,
+        Certificate::Missing => {}
+    }
+    match client_ca {
+        Some(path) => writeln!(f, "client_ca: {}", quoted(&path.display().to_string())),
+        None => Ok(()),
+    }
+}
+
+fn show_guard(f: &mut fmt::Formatter<'_>, guard: &GuardConfig) -> fmt::Result {
+    match guard {
+        GuardConfig { tokens: None, jwt: None } => writeln!(f, "auth: tokens"),
+        GuardConfig { tokens, jwt } => {
+            writeln!(f, "auth:")?;
+            if let Some(path) = tokens {
+                writeln!(f, "  tokens: {}", quoted(&path.display().to_string()))?;
+            }
+            show_jwt(f, jwt.as_ref())
+        }
+    }
+}
+
+fn show_jwt(f: &mut fmt::Formatter<'_>, jwt: Option<&JwtConfig>) -> fmt::Result {
+    let Some(JwtConfig { issuer, audience, jwks, role_claim, algorithms }) = jwt else { return Ok(()) };
+    let algorithms: Vec<String> = algorithms.iter().map(ToString::to_string).collect();
+    writeln!(f, "  jwt:")?;
+    writeln!(f, "    issuer: {}", quoted(issuer))?;
+    writeln!(f, "    audience: {}", quoted(audience))?;
+    writeln!(f, "    jwks: {}", quoted(&jwks.display().to_string()))?;
+    writeln!(f, "    role_claim: {}", quoted(role_claim))?;
+    writeln!(f, "    algorithms: [{}]", algorithms.join(", "))
+}
+
+fn show_cors(f: &mut fmt::Formatter<'_>, origins: Option<&AllowedOrigins>) -> fmt::Result {
+    match origins {
+        None => Ok(()),
+        Some(AllowedOrigins::Any) => writeln!(f, "cors:\n  allow_origins: \"*\""),
+        Some(AllowedOrigins::These(origins)) => {
+            let origins: Vec<String> = origins.iter().map(|origin| quoted(&origin.to_string())).collect();
+            writeln!(f, "cors:\n  allow_origins: [{}]", origins.join(", "))
+        }
+    }
+}
+
+fn show_client_limits(f: &mut fmt::Formatter<'_>, limits: &ClientLimits) -> fmt::Result {
+    let ClientLimits { queued_jobs, requests_per_second, upload_bytes_per_minute } = limits;
+    writeln!(f, "client_limits:")?;
+    if let Some(jobs) = queued_jobs {
+        writeln!(f, "  queued_jobs: {jobs}")?;
+    }
+    if let Some(requests) = requests_per_second {
+        writeln!(f, "  requests_per_second: {requests}")?;
+    }
+    if let Some(bytes) = upload_bytes_per_minute {
+        writeln!(f, "  upload_per_minute: {}", show_size(*bytes))?;
+    }
+    Ok(())
 }
 
 fn show_worker(f: &mut fmt::Formatter<'_>, worker: &WorkerSpec) -> fmt::Result {

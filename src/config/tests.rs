@@ -70,6 +70,13 @@ fn every_key_is_read() {
     let text = format!(
         r#"
 listen: ["0.0.0.0:9001", "[::]:9001"]
+listen_tls: 0.0.0.0:9443
+cert: /etc/pool/cert.pem
+key: /etc/pool/key.pem
+client_ca: /etc/pool/clients.pem
+auth:
+  tokens: /etc/pool/tokens.json
+  jwt: {{issuer: "https://id", audience: pool, jwks: /etc/pool/jwks.json, role_claim: a.b, algorithms: [ES256]}}
 data: /var/lib/pool
 max_upload: 10MB
 submit_timeout: 20m
@@ -83,6 +90,8 @@ max_queued_jobs: 1000
 max_open_uploads: 8
 max_spool_bytes: 1GiB
 retry_keep: 1h
+cors: {{allow_origins: ["https://front.example.com"]}}
+client_limits: {{queued_jobs: 5, requests_per_second: 10, upload_per_minute: 1MiB}}
 history: {{keep: 30d, max_log_bytes: 64KiB}}
 outputs: {{keep: 0s, max_job_bytes: 1MiB, max_total_bytes: 1GiB}}
 health: {{interval: 10s, timeout: 1s}}
@@ -101,6 +110,32 @@ workers:
     let config = Config::load(&args).unwrap();
     let seconds = Duration::from_secs;
     assert_eq!(config.listen, ["0.0.0.0:9001".parse().unwrap(), "[::]:9001".parse().unwrap()]);
+    let tls = TlsConfig {
+        listen: vec!["0.0.0.0:9443".parse().unwrap()],
+        certificate: Certificate::Files {
+            cert: "/etc/pool/cert.pem".into(),
+            key: "/etc/pool/key.pem".into(),
+        },
+        client_ca: Some("/etc/pool/clients.pem".into()),
+    };
+    assert_eq!(config.tls, Some(tls));
+    let jwt = JwtConfig {
+        issuer: "https://id".into(),
+        audience: "pool".into(),
+        jwks: "/etc/pool/jwks.json".into(),
+        role_claim: "a.b".into(),
+        algorithms: vec!["ES256".parse().unwrap()],
+    };
+    let guard = GuardConfig { tokens: Some("/etc/pool/tokens.json".into()), jwt: Some(jwt) };
+    assert_eq!(config.auth, AuthConfig::Guarded(guard));
+    let limits = ClientLimits {
+        queued_jobs: Some(5),
+        requests_per_second: Some(10),
+        upload_bytes_per_minute: Some(1 << 20),
+    };
+    assert_eq!(config.client_limits, limits);
+    let origins = AllowedOrigins::These(vec!["https://front.example.com".parse().unwrap()]);
+    assert_eq!(config.allowed_origins(), origins);
     assert_eq!(config.data, Path::new("/var/lib/pool"));
     assert_eq!(
         config.uploads,
@@ -150,11 +185,19 @@ fn what_is_shown_loads_as_the_same_configuration() {
         r#"[{{"worker_id": "{KEY_A}", "endpoint": "https://worker1:8443/", "max_concurrent_jobs": 2,
              "labels": {{"note": "it's: \"quoted\", # ü", "empty": ""}}}}]"#
     );
-    let (directory, args) =
-        directory(&[("pool.yaml", "workers: w.json\nlog: off\nlisten: '[::1]:0'"), ("w.json", &workers)]);
-    let config = Config::load(&args).unwrap();
-    fs::write(directory.path().join("pool.yaml"), config.to_string()).unwrap();
-    assert_eq!(Config::load(&args).unwrap(), config, "{config}");
+    for more in [
+        "listen: '[::1]:0'",
+        "listen_tls: 0.0.0.0:1\ncert: /c\nkey: /k\nclient_ca: /ca\nauth: none\ncors: {allow_origins: '*'}",
+        "auth: tokens\nclient_limits: {queued_jobs: 3, upload_per_minute: 2MiB}\ncors: {allow_origins: []}",
+        "auth: {tokens: /t}\ncors: {allow_origins: ['https://a.example', 'http://b.example:1']}",
+        "auth: {jwt: {issuer: 'https://i', audience: a, jwks: /j, role_claim: r, algorithms: [EdDSA, RS512]}}",
+    ] {
+        let text = format!("workers: w.json\nlog: off\n{more}");
+        let (directory, args) = directory(&[("pool.yaml", &text), ("w.json", &workers)]);
+        let config = Config::load(&args).unwrap();
+        fs::write(directory.path().join("pool.yaml"), config.to_string()).unwrap();
+        assert_eq!(Config::load(&args).unwrap(), config, "{config}");
+    }
 }
 
 #[test]
@@ -205,7 +248,8 @@ pool.yaml:13: health.timeot: unknown key; did you mean `timeout`?
 pool.yaml:14: uploads: is not a list of `key: value`
 pool.yaml:16: server.threads: \"0\" is too small: the least is 1
 pool.yaml:17: log: \"loud\" is not one of off, error, warn, info, debug, trace
-pool.yaml:18: colour: unknown key; known here: workers, listen, data, log, trust, max_upload, uploads, submit_timeout, \
+pool.yaml:18: colour: unknown key; known here: workers, listen, listen_tls, cert, key, client_ca, \
+auth, cors, data, log, trust, max_upload, uploads, client_limits, submit_timeout, \
 status_timeout, worker_lost_after, on_unknown, on_worker_lost, max_attempts, queue_timeout, max_queued_jobs, \
 max_open_uploads, max_spool_bytes, retry_keep, history, outputs, health, server
 workers.json:3: workers[1].worker_id: \"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" is no worker id: a small-order \
@@ -224,6 +268,44 @@ workers.json:8: workers[5]: is not a list of `key: value`
 workers.json:9: workers[6].labels: is not a list of `key: value`
 workers.json:9: workers[6]: has the same worker_id as workers[0] (line 2)";
     assert_eq!(complaints(&[("pool.yaml", text), ("workers.json", &workers)]), expected);
+}
+
+#[test]
+fn what_tls_and_clients_need_is_said() {
+    let said = |text: &str| {
+        let text = format!("{text}\nworkers: workers.json");
+        let (directory, args) = directory(&[("pool.yaml", &text), ("workers.json", &workers_json())]);
+        match Config::load(&args) {
+            Ok(config) => config.to_string(),
+            Err(errors) => errors.to_string().replace(&format!("{}/", directory.path().display()), ""),
+        }
+    };
+    for (text, complaint) in [
+        ("listen_tls: 127.0.0.1:1\ncert: c.pem", "pool.yaml:1: key: is missing"),
+        ("listen_tls: 127.0.0.1:1\nkey: k.pem", "pool.yaml:1: cert: is missing"),
+        ("listen_tls: 127.0.0.1:1", "pool.yaml: cert: is missing, and so is key"),
+        ("cert: c.pem\nkey: k.pem", "pool.yaml: listen_tls: is missing"),
+        ("listen: 127.0.0.1:1\nlisten_tls: 127.0.0.1:1\ncert: c\nkey: k", "is in listen as well"),
+        ("auth: maybe", "pool.yaml:1: auth: \"maybe\" is neither none nor tokens"),
+        ("auth: {tokens: t, token: u}", "pool.yaml:1: auth.token: unknown key; did you mean `tokens`?"),
+        ("auth: {jwt: {issuer: a, audience: b}}", "pool.yaml:1: auth.jwt.jwks: is missing"),
+        (
+            "auth: {jwt: {issuer: a, audience: b, jwks: c, algorithms: [HS256]}}",
+            "\"HS256\" is not one of RS256",
+        ),
+        ("cors: {allow_origins: [\"https://a.example/x\"]}", "is no origin"),
+        ("listen: 0.0.0.0:1", "pool.yaml: auth: is missing: 0.0.0.0:1 is reached"),
+        ("listen_tls: 192.0.2.1:1\ncert: c\nkey: k", "pool.yaml: auth: is missing: 192.0.2.1:1 is reached"),
+    ] {
+        assert!(said(text).contains(complaint), "{text}: {}", said(text));
+    }
+    assert!(!said("auth: maybe\nlisten: 0.0.0.0:1").contains("is missing"));
+    // With TLS there is no plain address, unless it is asked for.
+    let with_tls = said("listen_tls: 127.0.0.1:1\ncert: c.pem\nkey: k.pem");
+    assert!(
+        with_tls.contains("listen_tls: [\"127.0.0.1:1\"]") && !with_tls.contains("listen: "),
+        "{with_tls}"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a job is: its id, its state and the one function that moves it, its manifest. Pure.
 
+mod client;
 pub mod manifest;
 mod outcome;
 mod state;
@@ -10,6 +11,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use client::{ClientName, InvalidClientName};
 pub use manifest::Manifest;
 pub use outcome::{Failure, FailureCode, Outcome, Verdict};
 pub use state::{

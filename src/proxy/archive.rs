@@ -174,7 +174,6 @@ fn archive_head(id: &JobId) -> Result<ResponseHeader> {
     head.insert_header(header::CONTENT_TYPE, "application/gzip")?;
     head.insert_header(header::CONTENT_DISPOSITION, format!("attachment; filename=\"{id}.tar.gz\""))?;
     respond::distrust_content(&mut head)?;
-    respond::allow_any_origin(&mut head)?;
     Ok(head)
 }
 

@@ -15,6 +15,7 @@ use super::results::Section;
 use super::{Ctx, Front, respond};
 use crate::api::bodies::{self, StatusBody};
 use crate::api::{Problem, ProblemCode};
+use crate::auth::Caller;
 use crate::job::{JobId, Place, PoolStatus};
 use crate::queue::{LiveJob, Lookup, explain};
 use crate::store::{JobFilter, JobRow, Logs, ResultsText, StoreError, TEXT_PIECE_BYTES};
@@ -234,15 +235,16 @@ impl Front {
     }
 
     /// `GET /jobs`, newest first.
-    pub(super) async fn jobs(&self, session: &mut Session) -> Result<()> {
-        match self.page_of_jobs(session.req_header().uri.query().unwrap_or_default()).await {
+    pub(super) async fn jobs(&self, session: &mut Session, caller: &Caller) -> Result<()> {
+        match self.page_of_jobs(session.req_header().uri.query().unwrap_or_default(), caller).await {
             Ok(body) => respond::json(session, StatusCode::OK, &body).await,
             Err(problem) => respond::problem(session, &problem).await,
         }
     }
 
-    async fn page_of_jobs(&self, query: &str) -> std::result::Result<Value, Problem> {
-        let (filter, limit) = page_query(query)?;
+    async fn page_of_jobs(&self, query: &str, caller: &Caller) -> std::result::Result<Value, Problem> {
+        let (mut filter, limit) = page_query(query)?;
+        filter.client = caller.sees_only().cloned();
         // One more than asked for tells whether there is a next page.
         let mut rows = self.store.list(&filter, limit + 1).await.map_err(|error| store_problem(&error))?;
         let more = rows.len() > limit;

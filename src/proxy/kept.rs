@@ -136,7 +136,6 @@ fn file_head(status: StatusCode, tag: &str) -> Result<ResponseHeader> {
     head.insert_header(header::ETAG, tag)?;
     head.insert_header(header::ACCEPT_RANGES, "bytes")?;
     respond::distrust_content(&mut head)?;
-    respond::allow_any_origin(&mut head)?;
     Ok(head)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! early_request_filter   limits on the connection
-//! request_filter         route; what the pool answers itself is answered here, uploads are taken in here
+//! request_filter         route; who asks, and whether they may; what the pool answers itself is answered here, uploads are taken in here
 //! upstream_peer          where a request that passes through goes
 //! connected_to_upstream  that it is the worker who is there
 //! upstream_request_filter   the head that the worker gets, rebuilt
@@ -14,6 +14,8 @@
 
 mod actions;
 mod archive;
+mod auth;
+mod cors;
 mod health;
 mod jobs;
 mod kept;
@@ -33,6 +35,7 @@ use bytes::Bytes;
 use http::header;
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -40,7 +43,10 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::sync::Semaphore;
 
 use crate::activity::{Counted, CountedGuard};
+use crate::api::origins::AllowedOrigins;
 use crate::api::{Problem, ProblemCode, Route};
+use crate::auth::Gate;
+use crate::auth::limits::Usage;
 use crate::outputs::Outputs;
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
@@ -50,6 +56,7 @@ use crate::store::Store;
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::tls::Dialer;
+use cors::CorsBuilder;
 use passage::Passage;
 
 /// An idle kept-alive connection is closed after this; Pingora itself would keep it for ever.
@@ -82,6 +89,10 @@ pub struct FrontConfig {
 
 /// The parts that the front works with.
 pub struct Front {
+    pub gate: Arc<Gate>,
+    pub usage: Usage,
+    /// Whose pages may read the answers.
+    pub allowed_origins: Arc<AllowedOrigins>,
     pub queue: Queue,
     pub pool: Pool,
     pub prober: Arc<Prober>,
@@ -137,6 +148,10 @@ impl ProxyHttp for Front {
         Ctx::default()
     }
 
+    fn init_downstream_modules(&self, modules: &mut HttpModules) {
+        modules.add_module(Box::new(CorsBuilder(Arc::clone(&self.allowed_origins))));
+    }
+
     async fn early_request_filter(&self, session: &mut Session, _ctx: &mut Ctx) -> Result<()> {
         if session.get_keepalive().is_some() {
             session.set_keepalive(if self.shutdown.is_stopping() { None } else { Some(KEEPALIVE_SECONDS) });
@@ -156,10 +171,14 @@ impl ProxyHttp for Front {
             return respond::problem(session, &problem).await.map(|()| true);
         }
         ctx.under_way = (!matches!(route, Route::Stream(_))).then(|| self.shutdown.under_way.enter());
+        let caller = match self.admit(&session.req_header().headers, &route).await {
+            Ok(caller) => caller,
+            Err(barred) => return self.bar(session, &barred).await.map(|()| true),
+        };
         let answered = match route {
             Route::Refused(refused) => respond::refused(session, &refused).await,
             Route::Preflight => respond::preflight(session).await,
-            Route::Submit => self.submit(session).await,
+            Route::Submit => self.submit(session, &caller).await,
             Route::Status(job) => return self.status(session, ctx, &job).await,
             Route::Logs(job) => self.logs(session, &job).await,
             Route::Listing(job) => self.listing(session, &job).await,
@@ -170,7 +189,7 @@ impl ProxyHttp for Front {
             Route::Retry(job) => self.retry(session, &job).await,
             Route::Drain(worker) => self.drain(session, worker).await,
             Route::Resume(worker) => self.resume(session, worker).await,
-            Route::Jobs => self.jobs(session).await,
+            Route::Jobs => self.jobs(session, &caller).await,
             Route::Pool => self.pool_view(session).await,
             Route::Health => self.health(session).await,
             Route::Ready => self.ready(session).await,

@@ -307,7 +307,6 @@ fn admit_status(head: &mut ResponseHeader) -> Result<Admitted> {
     // Without a length, the body may become another one.
     keep_only(head, &[]);
     head.insert_header(header::CONTENT_TYPE, "application/json")?;
-    respond::allow_any_origin(head)?;
     Ok(Admitted::Yes)
 }
 
@@ -375,8 +374,7 @@ impl OutputPassage {
     fn set_headers(&self, head: &mut ResponseHeader) -> Result<()> {
         keep_only(head, &RESPONSE_HEADERS);
         head.insert_header(header::CONTENT_DISPOSITION, content_disposition(&self.path))?;
-        respond::distrust_content(head)?;
-        respond::allow_any_origin(head)
+        respond::distrust_content(head)
     }
 
     /// What an error of the worker means. A sandrun worker answers 500 for a file that is not there, so its listing

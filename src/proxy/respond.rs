@@ -9,9 +9,8 @@ use serde_json::Value;
 
 use crate::api::{Problem, route::Refused};
 
-/// What a page of another origin may send and read; the browser front end needs it.
-const CORS: [(HeaderName, &str); 4] = [
-    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+/// What a page of another origin may send, where its origin is allowed; the browser front end needs it.
+const PREFLIGHT: [(HeaderName, &str); 3] = [
     (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, OPTIONS"),
     (
         header::ACCESS_CONTROL_ALLOW_HEADERS,
@@ -20,18 +19,8 @@ const CORS: [(HeaderName, &str); 4] = [
     (header::ACCESS_CONTROL_MAX_AGE, "86400"),
 ];
 
-/// Response headers that a page of another origin may read.
-const EXPOSED: &str = "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Retry-After";
-
-/// Every answer may be read by pages of other origins, as a sandrun worker's may.
-pub fn allow_any_origin(head: &mut ResponseHeader) -> Result<()> {
-    head.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")?;
-    head.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)
-}
-
-/// What a job wrote is a stranger's file: a browser is told to neither guess its type nor run it.
+/// What a job wrote is a stranger's file: a browser is told not to run it.
 pub fn distrust_content(head: &mut ResponseHeader) -> Result<()> {
-    head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
     head.insert_header(header::CONTENT_SECURITY_POLICY, "sandbox")
 }
 
@@ -65,22 +54,31 @@ pub async fn json_bytes(session: &mut Session, status: StatusCode, json: Bytes) 
 
 /// Answers with an error.
 pub async fn problem(session: &mut Session, problem: &Problem) -> Result<()> {
-    write(session, problem_head(problem)?, Bytes::from(problem.body().to_string())).await
+    problem_with(session, problem, None).await
+}
+
+/// Answers with an error and one header more.
+pub async fn problem_with(
+    session: &mut Session,
+    problem: &Problem,
+    more: Option<(HeaderName, &'static str)>,
+) -> Result<()> {
+    let mut head = problem_head(problem)?;
+    if let Some((name, value)) = more {
+        head.insert_header(name, value)?;
+    }
+    write(session, head, Bytes::from(problem.body().to_string())).await
 }
 
 /// Answers a request that has no route.
 pub async fn refused(session: &mut Session, refused: &Refused) -> Result<()> {
-    let mut head = problem_head(&refused.problem)?;
-    if let Some(allow) = refused.allow {
-        head.insert_header(header::ALLOW, allow)?;
-    }
-    write(session, head, Bytes::from(refused.problem.body().to_string())).await
+    problem_with(session, &refused.problem, refused.allow.map(|allow| (header::ALLOW, allow))).await
 }
 
 /// Answers a browser that asks whether a page of another origin may make a request.
 pub async fn preflight(session: &mut Session) -> Result<()> {
     let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
-    for (name, value) in CORS {
+    for (name, value) in PREFLIGHT {
         head.insert_header(name, value)?;
     }
     session.write_response_header(Box::new(head), true).await?;
@@ -91,14 +89,13 @@ pub async fn preflight(session: &mut Session) -> Result<()> {
 fn problem_head(problem: &Problem) -> Result<ResponseHeader> {
     let mut head = ResponseHeader::build(problem.code.status(), Some(8))?;
     head.insert_header(header::CONTENT_TYPE, "application/json")?;
-    if let Some(wait) = problem.code.retry_after() {
+    if let Some(wait) = problem.retry_after() {
         head.insert_header(header::RETRY_AFTER, wait.as_secs().to_string())?;
     }
     Ok(head)
 }
 
 async fn write(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
-    allow_any_origin(&mut head)?;
     head.insert_header(header::CONTENT_LENGTH, body.len().to_string())?;
     let body = (session.req_header().method != Method::HEAD).then_some(body);
     session.write_response_header(Box::new(head), body.is_none()).await?;

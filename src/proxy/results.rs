@@ -89,7 +89,6 @@ impl Front {
         }
         let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
         head.insert_header(header::CONTENT_TYPE, "application/json")?;
-        respond::allow_any_origin(&mut head)?;
         respond::without_length(session, &mut head)?;
         let head_only = session.req_header().method == Method::HEAD;
         session.write_response_header(Box::new(head), head_only).await?;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::jobs::store_problem;
 use super::{Front, respond};
 use crate::api::{Problem, ProblemCode};
+use crate::auth::Caller;
 use crate::job::{JobId, Priority};
 use crate::spool::{IDEMPOTENCY_KEY_BYTES_MAX, Upload, UploadError, boundary, parse_upload};
 use crate::store::{Idempotency, Inserted, JobRow, NewJob, Payload, StoreError};
@@ -30,20 +31,24 @@ enum BodyError {
     TooSlow,
     /// Its framing is not that of HTTP.
     Malformed,
+    /// The client has sent more than it may, and is to wait so long.
+    TooMuch(Duration),
     /// The client went away.
     Gone(pingora::BError),
 }
 
 /// What the request's header says about the job.
 struct SubmitHead {
+    /// Bytes of the body, where the client says.
+    length: Option<u64>,
     content_type: String,
     priority: Option<Priority>,
     idempotency_key: Option<String>,
 }
 
 impl Front {
-    pub(super) async fn submit(&self, session: &mut Session) -> Result<()> {
-        match self.take_in(session).await {
+    pub(super) async fn submit(&self, session: &mut Session, caller: &Caller) -> Result<()> {
+        match self.take_in(session, caller).await {
             Ok((row, status)) => {
                 let body = json!({ "job_id": row.id, "status": status });
                 respond::json(session, StatusCode::OK, &body).await
@@ -53,8 +58,17 @@ impl Front {
         }
     }
 
-    async fn take_in(&self, session: &mut Session) -> std::result::Result<(JobRow, &'static str), Refusal> {
+    async fn take_in(
+        &self,
+        session: &mut Session,
+        caller: &Caller,
+    ) -> std::result::Result<(JobRow, &'static str), Refusal> {
         let head = self.submit_head(session)?;
+        self.check_share(caller)?;
+        // What is announced counts at once, so that uploads side by side cannot each count on what is left.
+        let announced = head.length.unwrap_or(0);
+        self.usage.upload(caller.name(), announced, self.clock.now()).map_err(too_much)?;
+        let counted = head.length.is_none().then_some(caller);
         let _open = self.uploads.try_acquire().map_err(|_| {
             Problem::new(
                 ProblemCode::TooManyUploads,
@@ -70,10 +84,35 @@ impl Front {
         let deadline = Instant::now() + self.config.upload_timeout;
         let idle = self.config.upload_idle_timeout;
         let body = stream::unfold(session, |session| async move {
-            next_chunk(session, deadline, idle).await.transpose().map(|chunk| (chunk, session))
+            let chunk = next_chunk(session, deadline, idle).await;
+            let chunk = chunk.and_then(|chunk| self.count(counted, chunk));
+            chunk.transpose().map(|chunk| (chunk, session))
         });
         let upload = parse_upload(body, &head.content_type, &self.config.uploads, &self.spool).await?;
-        self.enqueue(head, upload).await.map_err(Refusal::Problem)
+        self.enqueue(caller, head, upload).await.map_err(Refusal::Problem)
+    }
+
+    /// Counts a piece of an upload whose length the client did not say.
+    fn count(
+        &self,
+        uncounted: Option<&Caller>,
+        chunk: Option<Bytes>,
+    ) -> std::result::Result<Option<Bytes>, BodyError> {
+        if let (Some(caller), Some(bytes)) = (uncounted, &chunk) {
+            let counted = self.usage.upload(caller.name(), bytes.len() as u64, self.clock.now());
+            counted.map_err(BodyError::TooMuch)?;
+        }
+        Ok(chunk)
+    }
+
+    /// Whether a client may have one job more in the queue.
+    fn check_share(&self, caller: &Caller) -> std::result::Result<(), Problem> {
+        let Some(limit) = self.usage.limits().queued_jobs else { return Ok(()) };
+        if self.queue.waiting_jobs_of(&caller.name().cloned()) < limit as usize {
+            return Ok(());
+        }
+        let message = format!("{limit} jobs of this client wait already, which is its limit");
+        Err(Problem::new(ProblemCode::ClientQueueFull, message))
     }
 
     /// What must be right before a byte of the body is read.
@@ -96,9 +135,8 @@ impl Front {
             Some(Err(_)) => Err(bad(name.as_str(), "is not plain text")),
         };
         let limit = self.config.uploads.body_bytes_max;
-        if let Some(length) = text(&header::CONTENT_LENGTH)?
-            && length.parse::<u64>().is_ok_and(|length| length > limit)
-        {
+        let length = text(&header::CONTENT_LENGTH)?.and_then(|length| length.parse::<u64>().ok());
+        if length.is_some_and(|length| length > limit) {
             return Err(too_large("body", limit));
         }
         let content_type = text(&header::CONTENT_TYPE)?.ok_or_else(|| bad("Content-Type", NOT_MULTIPART))?;
@@ -109,15 +147,18 @@ impl Front {
         {
             return Err(bad("Idempotency-Key", "is 1 to 255 bytes long"));
         }
-        Ok(SubmitHead { content_type, priority, idempotency_key })
+        Ok(SubmitHead { length, content_type, priority, idempotency_key })
     }
 
     /// Makes an upload durable, payload first: a row never names a payload that is not there.
     async fn enqueue(
         &self,
+        caller: &Caller,
         head: SubmitHead,
         upload: Upload,
     ) -> std::result::Result<(JobRow, &'static str), Problem> {
+        // Again: others of the same client may have come in while this one did.
+        self.check_share(caller)?;
         let now = self.clock.now();
         let id = JobId::from_random(rand::random());
         let priority = same("priority", head.priority, upload.priority)?.unwrap_or_default();
@@ -132,6 +173,7 @@ impl Front {
         let spooled = matches!(work.payload, Payload::Spooled { .. });
         let job = NewJob {
             id: id.clone(),
+            client: caller.name().cloned(),
             priority,
             submitted_at: now,
             terms: terms.into(),
@@ -256,11 +298,17 @@ fn problem_of(error: UploadError<BodyError>) -> Problem {
             "the chunks of the body are malformed; nothing was taken in",
         )
         .in_field("body"),
+        UploadError::Body(BodyError::TooMuch(wait)) => too_much(wait),
         UploadError::Body(BodyError::TooSlow | BodyError::Gone(_)) => {
             Problem::new(ProblemCode::RequestTimeout, "the upload came too slowly; nothing was taken in")
                 .in_field("body")
         }
     }
+}
+
+fn too_much(wait: Duration) -> Problem {
+    let message = "this client uploads more than it may; nothing was taken in";
+    Problem::new(ProblemCode::RateLimited, message).in_field("body").after(wait)
 }
 
 fn bad(field: &str, message: &str) -> Problem {

@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::job::{
-    Deadline, DefaultTerms, InvalidTransition, JobEvent, JobId, JobState, PoolStatus, Terms, apply,
+    ClientName, Deadline, DefaultTerms, InvalidTransition, JobEvent, JobId, JobState, PoolStatus, Terms,
+    apply,
 };
 use crate::reconcile::Reconciler;
 use crate::spool::Spool;
@@ -26,7 +27,7 @@ use crate::store::{
     Written,
 };
 use crate::time::{Clock, Timestamp};
-use order::{Class, Rank, Waiting};
+use order::{Class, Place, Taken, Turn, Waiting};
 
 /// Pauses between tries to write a step that the store could not take: what has happened to a job cannot be refused.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -68,6 +69,8 @@ pub struct LiveJob {
     worker_status: Mutex<Option<Arc<str>>>,
     /// When the latest steps were made, by the clock that nobody sets.
     made: Mutex<VecDeque<(Timestamp, Instant)>>,
+    /// The turn of its client that it was last taken in: should it go back, the turn does too.
+    turn: Mutex<Option<Turn>>,
     /// Held while a step is made: steps of one job come one after another.
     steps: tokio::sync::Mutex<()>,
     /// Rung when there may be news of the job at its worker.
@@ -82,6 +85,7 @@ impl LiveJob {
             row: Mutex::new(row),
             worker_status: Mutex::default(),
             made: Mutex::default(),
+            turn: Mutex::default(),
             steps: tokio::sync::Mutex::default(),
             news: Notify::new(),
             moved: Notify::new(),
@@ -101,9 +105,20 @@ impl LiveJob {
         self.lock().state.clone()
     }
 
-    fn rank(&self) -> Rank {
+    /// Where it stands, or would, among those that wait.
+    fn place(&self) -> Place {
+        let class = self.class();
         let row = self.lock();
-        (row.priority, row.sequence)
+        Place { priority: row.priority, client: row.client.clone(), class, sequence: row.sequence }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Option<Turn>> {
+        self.turn.lock().expect("no code panics while it holds a job's turn")
+    }
+
+    /// Whose it is.
+    pub fn client(&self) -> Option<ClientName> {
+        self.lock().client.clone()
     }
 
     /// What the job's client asks for.
@@ -286,9 +301,10 @@ impl Queue {
 
     /// Takes the first waiting job for whose class `take` finds what it needs.
     pub fn claim<T>(&self, take: impl FnMut(&Class) -> Option<T>) -> Option<(Arc<LiveJob>, T)> {
-        let (id, value) = self.waiting().take_first(take)?;
+        let Taken { job, turn, value } = self.waiting().take_first(take)?;
         // A job that was cancelled this moment is no longer there.
-        let job = Arc::clone(self.shared.live.get(&id)?.value());
+        let job = Arc::clone(self.shared.live.get(&job)?.value());
+        *job.turn() = Some(turn);
         Some((job, value))
     }
 
@@ -408,7 +424,7 @@ impl Queue {
                 .map_err(|_| AdvanceError::Unwritten(StoreError::Full))?,
         };
         let row = job.row();
-        let left = (job.class(), job.rank());
+        let left = job.place();
         let now = self.shared.clock.now();
         let state = apply(row.state, event, now).map_err(AdvanceError::Invalid)?;
         let step = Transition { id: row.id, version: row.version, state: state.clone(), results };
@@ -427,7 +443,7 @@ impl Queue {
             row.version = version;
         }
         // Where it waited, if it did and was not claimed.
-        self.waiting().remove(&left.0, left.1);
+        self.waiting().remove(&left);
         self.arrived(job, &state).await;
         done
     }
@@ -492,7 +508,8 @@ impl Queue {
             let deadline = (since.plus(limit), row.id.clone());
             self.shared.deadlines.lock().expect("deadlines lock").insert(deadline);
         }
-        self.waiting().insert(job.class(), job.rank(), row.id);
+        let turn = *job.turn();
+        self.waiting().insert(job.place(), row.id, turn);
     }
 
     /// Makes a job live, unless it is.
@@ -522,15 +539,29 @@ impl Queue {
         })
     }
 
+    /// Whose a job is: a client's, or nobody's; `None` when there is no such job.
+    pub async fn owner(&self, id: &JobId) -> Result<Option<Option<ClientName>>, StoreError> {
+        Ok(match self.lookup(id).await? {
+            Lookup::Live(job) => Some(job.client()),
+            Lookup::Finished(row) => Some(row.client),
+            Lookup::Absent => None,
+        })
+    }
+
     /// How many jobs are taken before this one; `None` when it does not wait.
     pub fn position(&self, job: &LiveJob) -> Option<usize> {
         let waits = matches!(job.state(), JobState::Queued { .. });
-        let rank = job.rank();
-        waits.then(|| self.waiting().ahead_of(rank))
+        let place = job.place();
+        waits.then(|| self.waiting().ahead_of(&place))
     }
 
     pub fn waiting_jobs(&self) -> usize {
         self.waiting().len()
+    }
+
+    /// Waiting jobs of one client.
+    pub fn waiting_jobs_of(&self, client: &Option<ClientName>) -> usize {
+        self.waiting().len_of(client)
     }
 
     /// All jobs that the pool knows, finished ones included.

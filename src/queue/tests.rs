@@ -21,6 +21,7 @@ async fn queue_with_job() -> (Arc<MemoryStore>, Queue, JobId) {
     let work = Work { manifest: "{}".into(), boundary: "b".into(), payload, sha256: [0; 32] };
     let job = NewJob {
         id: id.clone(),
+        client: None,
         priority: Priority::Normal,
         submitted_at: Timestamp::from_micros(1),
         terms: Default::default(),

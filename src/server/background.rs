@@ -75,18 +75,18 @@ impl<R: Reconciler + 'static> BackgroundService for Reconciling<R> {
 }
 
 /// Says where the pool listens, once it does: whoever reads the line can connect.
-pub struct Announcing(pub Vec<SocketAddr>);
+pub struct Announcing(pub Vec<(&'static str, SocketAddr)>);
 
 #[async_trait]
 impl BackgroundService for Announcing {
     async fn start(&self, shutdown: ShutdownWatch) {
         let announce = async {
-            for address in &self.0 {
+            for (scheme, address) in &self.0 {
                 while TcpStream::connect(reachable(*address)).await.is_err() {
                     tokio::time::sleep(ANNOUNCE_TRY).await;
                 }
                 // Nobody need read it.
-                let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+                let _ = writeln!(std::io::stdout(), "listening on {scheme}://{address}");
             }
         };
         until_shutdown(announce, shutdown).await;

@@ -29,6 +29,11 @@ pub fn reserve(address: SocketAddr) -> Result<Reserved, String> {
     Ok(Reserved { address, _socket: socket })
 }
 
+/// Takes several addresses.
+pub fn reserve_all(addresses: &[SocketAddr]) -> Result<Vec<Reserved>, String> {
+    addresses.iter().map(|address| reserve(*address)).collect()
+}
+
 /// The options that let Pingora's listener bind beside the reservation.
 pub fn options() -> TcpSocketOptions {
     let mut options = TcpSocketOptions::default();

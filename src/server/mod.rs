@@ -2,12 +2,15 @@
 
 mod background;
 mod data;
+mod dev_cert;
+mod guard;
 mod listen;
+mod reload;
 mod signals;
+pub mod tls;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +25,8 @@ use pingora::services::listening::Service;
 use pingora_proxy::http_proxy;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::auth::Gate;
+use crate::auth::limits::Usage;
 use crate::config::{Config, OutputsConfig};
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
 use crate::outputs::Outputs;
@@ -45,7 +50,9 @@ use crate::upstream::tls::Dialer;
 use crate::worker::certificate::OwnCertificate;
 use background::{Announcing, Collecting, Dispatching, Probing, Reconciling};
 use listen::Reserved;
+use reload::{Reloading, Watched};
 use signals::DrainOnSignal;
+use tls::Tls;
 
 /// Between two looks whether uploads have room: a client that was refused is told to come back after ten seconds.
 const ROOM_PERIOD: Duration = Duration::from_secs(1);
@@ -97,6 +104,10 @@ struct Assembly {
     /// Held for as long as the pool runs: one data directory is one pool.
     _lock: File,
     reserved: Vec<Reserved>,
+    tls: Option<Tls>,
+    gate: Arc<Gate>,
+    /// Files that are read again when they change.
+    watched: Vec<Watched>,
     clock: Clock,
     store: Arc<dyn Store>,
     spool: Arc<Spool>,
@@ -116,8 +127,14 @@ impl Assembly {
         // Two TLS providers would be compiled in by features of other crates; the choice is made here, once.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let lock = data::lock(&config.data)?;
-        let reserved =
-            config.listen.iter().map(|address| listen::reserve(*address)).collect::<Result<_, _>>()?;
+        let reserved = listen::reserve_all(&config.listen)?;
+        let (gate, mut watched) = guard::gate(&config)?;
+        let mut tls = None;
+        if let Some(config_of_tls) = &config.tls {
+            let (made, certificate) = Tls::new(config_of_tls, &config.data)?;
+            watched.push(certificate);
+            tls = Some(made);
+        }
         let clock = Clock::System;
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&config.data.join("pool.db")).map_err(|error| error.to_string())?);
@@ -158,6 +175,9 @@ impl Assembly {
             config,
             _lock: lock,
             reserved,
+            tls,
+            gate,
+            watched,
             clock,
             store,
             spool,
@@ -181,8 +201,13 @@ impl Assembly {
         for reserved in &self.reserved {
             front.add_tcp_with_settings(&reserved.address.to_string(), listen::options());
         }
+        for (address, settings) in self.tls.iter().flat_map(Tls::listeners) {
+            front.add_tls_with_settings(&address.to_string(), Some(listen::options()), settings);
+        }
         server.add_service(front);
-        let addresses: Vec<SocketAddr> = self.reserved.iter().map(|reserved| reserved.address).collect();
+        let plain = self.reserved.iter().map(|reserved| ("http", reserved.address));
+        let with_tls = self.tls.iter().flat_map(Tls::addresses).map(|address| ("https", address));
+        let addresses: Vec<_> = plain.chain(with_tls).collect();
         let under_way = std::mem::take(&mut self.under_way);
         let mut dispatching =
             background_service("dispatch", Dispatching::new(Arc::clone(&self.dispatcher), under_way));
@@ -216,8 +241,11 @@ impl Assembly {
             },
         ));
         server.add_service(background_service("announce", Announcing(addresses)));
+        let hangup: Arc<Notify> = Arc::default();
+        let reloading = Reloading { watched: self.watched, hangup: Arc::clone(&hangup) };
+        server.add_service(background_service("reload", reloading));
         let timeout = self.config.server.shutdown_timeout;
-        let signals = DrainOnSignal { dispatcher: self.dispatcher, shutdown: self.shutdown, timeout };
+        let signals = DrainOnSignal { dispatcher: self.dispatcher, shutdown: self.shutdown, hangup, timeout };
         server.run(RunArgs { shutdown_signal: Box::new(signals) });
     }
 
@@ -256,6 +284,9 @@ impl Assembly {
             queued_jobs_max: self.config.dispatch.queued_jobs_max as usize,
         };
         let front = Front {
+            gate: Arc::clone(&self.gate),
+            usage: Usage::new(self.config.client_limits),
+            allowed_origins: Arc::new(self.config.allowed_origins()),
             queue: self.queue.clone(),
             pool: self.pool.clone(),
             prober: Arc::clone(&self.prober),

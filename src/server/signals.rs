@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::dispatch::Dispatcher;
 use crate::proxy::Shutdown;
@@ -20,6 +21,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub struct DrainOnSignal {
     pub dispatcher: Arc<Dispatcher>,
     pub shutdown: Arc<Shutdown>,
+    /// Rung at SIGHUP.
+    pub hangup: Arc<Notify>,
     /// How long what is under way may go on.
     pub timeout: Duration,
 }
@@ -27,7 +30,7 @@ pub struct DrainOnSignal {
 #[async_trait]
 impl ShutdownSignalWatch for DrainOnSignal {
     async fn recv(&self) -> ShutdownSignal {
-        let mut signals = Signals::new();
+        let mut signals = Signals::new(Arc::clone(&self.hangup));
         signals.stop().await;
         self.dispatcher.stop();
         self.shutdown.stop();
@@ -59,25 +62,27 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    reload: Arc<Notify>,
 }
 
 impl Signals {
-    fn new() -> Self {
+    fn new(reload: Arc<Notify>) -> Self {
         let listen = |kind| signal(kind).expect("the server's runtime handles signals");
         Self {
             terminate: listen(SignalKind::terminate()),
             interrupt: listen(SignalKind::interrupt()),
             hangup: listen(SignalKind::hangup()),
+            reload,
         }
     }
 
-    /// The next signal to stop. A hangup, as of a closed terminal, is none.
+    /// The next signal to stop. A hangup is none: files are read again.
     async fn stop(&mut self) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => log::info!("SIGHUP: there is nothing to reload"),
+                _ = self.hangup.recv() => self.reload.notify_one(),
             }
         }
     }

@@ -202,6 +202,7 @@ impl History {
             sha256: [0; 32],
         };
         let priority = [Priority::High, Priority::Normal, Priority::Low][self.rng.random_range(0..3)];
+        let client = ["a", "b"].get(self.rng.random_range(0..3)).map(|name| name.parse().expect("a name"));
         let id = JobId::from_random(bits);
         let terms = self.terms();
         if terms.on_unknown == Some(OnUnknown::Retry) {
@@ -209,6 +210,7 @@ impl History {
         }
         let job = NewJob {
             id: id.clone(),
+            client,
             priority,
             submitted_at: self.clock.now(),
             terms: terms.into(),

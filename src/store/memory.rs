@@ -15,7 +15,7 @@ use super::{
     Reopened, Results, ResultsText, Settled, Store, StoreError, TEXT_PIECE_BYTES, Transition, Truncation,
     Work, Written,
 };
-use crate::job::{JobId, JobState};
+use crate::job::{ClientName, JobId, JobState};
 use crate::time::Timestamp;
 use crate::worker::WorkerKey;
 
@@ -46,7 +46,8 @@ struct Shared {
     /// By sequence.
     jobs: BTreeMap<i64, Stored>,
     sequences: BTreeMap<JobId, i64>,
-    keys: BTreeMap<String, UsedKey>,
+    /// By owner and key.
+    keys: BTreeMap<(Option<ClientName>, String), UsedKey>,
     drains: BTreeMap<WorkerKey, Drain>,
     last_sequence: i64,
     /// How the next writes fail, one for each.
@@ -267,9 +268,10 @@ impl Store for MemoryStore {
 }
 
 fn matches(row: &JobRow, filter: &JobFilter) -> bool {
-    let JobFilter { status, worker, before } = filter;
+    let JobFilter { status, worker, client, before } = filter;
     status.is_none_or(|status| row.state.status() == status)
         && worker.is_none_or(|worker| row.state.worker() == Some(worker))
+        && client.as_ref().is_none_or(|client| row.client.as_ref() == Some(client))
         && before.is_none_or(|before| row.sequence < before)
 }
 
@@ -295,7 +297,7 @@ impl Shared {
 
     fn insert(&mut self, job: NewJob) -> Result<Inserted, StoreError> {
         if let Some(idempotency) = &job.idempotency
-            && let Some(used_before) = self.used_before(idempotency, &job.work.sha256)
+            && let Some(used_before) = self.used_before(job.client.as_ref(), idempotency, &job.work.sha256)
         {
             return Ok(used_before);
         }
@@ -307,7 +309,7 @@ impl Shared {
         let row = job.row(sequence);
         if let Some(Idempotency { key, .. }) = job.idempotency {
             let used = UsedKey { sequence, sha256: job.work.sha256, used_at: job.submitted_at };
-            self.keys.insert(key, used);
+            self.keys.insert((job.client, key), used);
         }
         self.sequences.insert(job.id, sequence);
         let stored = Stored { row: row.clone(), work: Some(job.work), results: None, outputs: None };
@@ -315,8 +317,14 @@ impl Shared {
         Ok(Inserted::New(row))
     }
 
-    fn used_before(&self, idempotency: &Idempotency, sha256: &[u8; 32]) -> Option<Inserted> {
-        let used = self.keys.get(&idempotency.key).filter(|used| used.used_at >= idempotency.valid_since)?;
+    fn used_before(
+        &self,
+        client: Option<&ClientName>,
+        idempotency: &Idempotency,
+        sha256: &[u8; 32],
+    ) -> Option<Inserted> {
+        let key = (client.cloned(), idempotency.key.clone());
+        let used = self.keys.get(&key).filter(|used| used.used_at >= idempotency.valid_since)?;
         let row = &self.jobs[&used.sequence].row;
         let same = used.sha256 == *sha256;
         Some(if same { Inserted::Same(row.clone()) } else { Inserted::Conflict(row.id.clone()) })

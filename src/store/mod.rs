@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::job::{JobId, JobState, PoolStatus, Priority, Terms};
+use crate::job::{ClientName, JobId, JobState, PoolStatus, Priority, Terms};
 use crate::time::Timestamp;
 use crate::worker::WorkerKey;
 
@@ -29,6 +29,8 @@ pub struct JobRow {
     pub sequence: i64,
     /// Counts the writes to this row; a write is conditional on the version it leaves.
     pub version: i64,
+    /// Whose it is; `None` where the pool asked nobody who they are.
+    pub client: Option<ClientName>,
     pub priority: Priority,
     pub submitted_at: Timestamp,
     pub terms: Arc<Terms>,
@@ -46,6 +48,7 @@ impl JobRow {
 #[derive(Clone, Debug)]
 pub struct NewJob {
     pub id: JobId,
+    pub client: Option<ClientName>,
     pub priority: Priority,
     pub submitted_at: Timestamp,
     pub terms: Arc<Terms>,
@@ -63,6 +66,7 @@ impl NewJob {
             id: self.id.clone(),
             sequence,
             version: FIRST_VERSION,
+            client: self.client.clone(),
             priority: self.priority,
             submitted_at: self.submitted_at,
             terms: Arc::clone(&self.terms),
@@ -101,7 +105,7 @@ impl Payload {
     }
 }
 
-/// A client's own name for a submit, under which a repeated one is recognised.
+/// A client's own name for a submit, under which a repeated one is recognised. Two clients may use the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
     pub key: String,
@@ -218,6 +222,7 @@ pub enum Truncation {
 pub struct JobFilter {
     pub status: Option<PoolStatus>,
     pub worker: Option<WorkerKey>,
+    pub client: Option<ClientName>,
     /// Only jobs submitted before the one with this sequence: where the last page ended.
     pub before: Option<i64>,
 }

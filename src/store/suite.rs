@@ -65,12 +65,17 @@ pub fn new_job(n: u8) -> NewJob {
     };
     NewJob {
         id: id(n),
+        client: None,
         priority: Priority::Low,
         submitted_at: at(n.into()),
         terms: Arc::new(Terms { max_attempts: Some(n.into()), ..Terms::default() }),
         work: Arc::new(work),
         idempotency: None,
     }
+}
+
+pub fn client(name: &str) -> Option<ClientName> {
+    Some(name.parse().unwrap())
 }
 
 pub fn step(n: u8, version: i64, state: JobState) -> Transition {

@@ -87,6 +87,10 @@ impl Pool {
         format!("http://{}", self.address)
     }
 
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     // --- the process ---
 
     pub async fn kill9(&mut self) {

@@ -17,11 +17,13 @@ mod wire;
 
 mod answers;
 mod api;
+mod auth;
 mod cli;
 mod config;
 mod dispatch;
 mod follow;
 mod framing;
+mod front;
 mod health;
 mod kept;
 mod outputs;

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::{outputs, row, schema};
-use crate::job::{JobId, JobState};
+use crate::job::{ClientName, JobId, JobState};
 use crate::store::{
     Drain, EndedRun, FIRST_VERSION, Idempotency, Inserted, Logs, NewJob, Payload, Reopened, Results,
     Transition, Truncation, Work, Written,
@@ -13,19 +13,21 @@ use crate::worker::WorkerKey;
 
 pub fn insert(connection: &Connection, job: &NewJob) -> rusqlite::Result<Inserted> {
     if let Some(idempotency) = &job.idempotency
-        && let Some(used_before) = used_before(connection, idempotency, &job.work.sha256)?
+        && let Some(used_before) =
+            used_before(connection, job.client.as_ref(), idempotency, &job.work.sha256)?
     {
         return Ok(used_before);
     }
     let state = JobState::submitted(job.submitted_at);
     connection
         .prepare_cached(
-            "INSERT INTO jobs (id, version, priority, submitted_at, terms, state, status, worker)
-             VALUES (:id, :version, :priority, :submitted_at, :terms, :state, :status, :worker)",
+            "INSERT INTO jobs (id, version, client, priority, submitted_at, terms, state, status, worker)
+             VALUES (:id, :version, :client, :priority, :submitted_at, :terms, :state, :status, :worker)",
         )?
         .execute(named_params! {
             ":id": job.id,
             ":version": FIRST_VERSION,
+            ":client": job.client,
             ":priority": job.priority,
             ":submitted_at": job.submitted_at,
             ":terms": *job.terms,
@@ -39,25 +41,37 @@ pub fn insert(connection: &Connection, job: &NewJob) -> rusqlite::Result<Inserte
         // An expired use of the key gives way.
         connection
             .prepare_cached(
-                "INSERT OR REPLACE INTO idempotency_keys (key, job, sha256, used_at) VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO idempotency_keys (client, key, job, sha256, used_at) VALUES (?, ?, ?, ?, ?)",
             )?
-            .execute(params![idempotency.key, sequence, job.work.sha256, job.submitted_at])?;
+            .execute(params![
+                owner(job.client.as_ref()),
+                idempotency.key,
+                sequence,
+                job.work.sha256,
+                job.submitted_at
+            ])?;
     }
     Ok(Inserted::New(job.row(sequence)))
 }
 
+/// How a key's owner stands in its column, which takes no NULL.
+fn owner(client: Option<&ClientName>) -> &str {
+    client.map_or("", ClientName::as_str)
+}
+
 fn used_before(
     connection: &Connection,
+    client: Option<&ClientName>,
     idempotency: &Idempotency,
     sha256: &[u8; 32],
 ) -> rusqlite::Result<Option<Inserted>> {
     connection
         .prepare_cached(&format!(
             "SELECT idempotency_keys.sha256, {} FROM idempotency_keys JOIN jobs ON jobs.sequence = job
-             WHERE key = ? AND used_at >= ?",
+             WHERE idempotency_keys.client = ? AND key = ? AND used_at >= ?",
             row::JOB_COLUMNS
         ))?
-        .query_row(params![idempotency.key, idempotency.valid_since], |found| {
+        .query_row(params![owner(client), idempotency.key, idempotency.valid_since], |found| {
             let job = row::job(found)?;
             let same = found.get::<_, [u8; 32]>("sha256")? == *sha256;
             Ok(if same { Inserted::Same(job) } else { Inserted::Conflict(job.id) })

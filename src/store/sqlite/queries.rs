@@ -123,6 +123,7 @@ pub fn list(connection: &Connection, filter: &JobFilter, limit: usize) -> rusqli
                 ":before": filter.before,
                 ":status": filter.status,
                 ":worker": filter.worker,
+                ":client": filter.client,
                 ":limit": row::signed(limit as u64),
             },
             row::job,
@@ -136,8 +137,9 @@ pub fn list_sql(filter: &JobFilter) -> String {
     let before = if filter.before.is_some() { "sequence < :before" } else { ":before IS NULL" };
     let status = if filter.status.is_some() { "status = :status" } else { ":status IS NULL" };
     let worker = if filter.worker.is_some() { "worker = :worker" } else { ":worker IS NULL" };
+    let client = if filter.client.is_some() { "client = :client" } else { ":client IS NULL" };
     format!(
-        "SELECT {columns} FROM jobs WHERE {before} AND {status} AND {worker} ORDER BY sequence DESC LIMIT :limit"
+        "SELECT {columns} FROM jobs WHERE {before} AND {status} AND {worker} AND {client} ORDER BY sequence DESC LIMIT :limit"
     )
 }
 

@@ -10,14 +10,13 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::job::{JobId, JobState, PoolStatus, Priority, Terms};
+use crate::job::{ClientName, JobId, JobState, PoolStatus, Priority, Terms};
 use crate::store::JobRow;
 use crate::time::Timestamp;
 use crate::worker::WorkerKey;
 
 /// The columns that [`job`] reads.
-pub const JOB_COLUMNS: &str =
-    "jobs.id, jobs.sequence, jobs.version, jobs.priority, jobs.submitted_at, jobs.terms, jobs.state";
+pub const JOB_COLUMNS: &str = "jobs.id, jobs.sequence, jobs.version, jobs.client, jobs.priority, jobs.submitted_at, jobs.terms, jobs.state";
 
 /// Reads a row of [`JOB_COLUMNS`].
 pub fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
@@ -25,6 +24,7 @@ pub fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         id: row.get("id")?,
         sequence: row.get("sequence")?,
         version: row.get("version")?,
+        client: row.get("client")?,
         priority: row.get("priority")?,
         submitted_at: row.get("submitted_at")?,
         terms: Arc::new(row.get("terms")?),
@@ -66,6 +66,18 @@ impl FromSql for JobId {
 }
 
 impl ToSql for JobId {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_str().into())
+    }
+}
+
+impl FromSql for ClientName {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        parse(value)
+    }
+}
+
+impl ToSql for ClientName {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(self.as_str().into())
     }

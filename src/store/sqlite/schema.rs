@@ -5,7 +5,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::store::StoreError;
 
 /// The steps from an empty file to the present schema; a file's `user_version` counts those it has behind it.
-const STEPS: [&str; 2] = [include_str!("../schema/0001.sql"), include_str!("../schema/0002.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("../schema/0001.sql"),
+    include_str!("../schema/0002.sql"),
+    include_str!("../schema/0003.sql"),
+];
 
 /// The version of a file that has all of [`STEPS`] behind it.
 pub const VERSION: u32 = STEPS.len() as u32;

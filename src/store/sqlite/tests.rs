@@ -8,7 +8,7 @@ use futures_util::poll;
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::suite::{at, finished, id, ids, key, new_job, queued, running, some_results, step};
+use crate::store::suite::{at, client, finished, id, ids, key, new_job, queued, running, some_results, step};
 use crate::store::{Idempotency, Payload};
 
 fn open(directory: &TempDir) -> SqliteStore {
@@ -163,6 +163,29 @@ async fn a_dropped_store_finishes_what_was_handed_in() {
     assert_eq!(open(&directory).count().await.unwrap(), 32);
 }
 
+#[tokio::test]
+async fn a_file_of_the_version_before_owners_keeps_its_jobs_and_their_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pool.db");
+    {
+        let store = open(&directory);
+        let idempotency = Some(Idempotency { key: "mine".into(), valid_since: at(0) });
+        store.insert(NewJob { idempotency, ..new_job(1) }).await.unwrap();
+    }
+    // What an older program would have left.
+    let back = "DROP INDEX jobs_by_client; ALTER TABLE jobs DROP COLUMN client;
+        CREATE TABLE old (key TEXT PRIMARY KEY, job INTEGER NOT NULL REFERENCES jobs (sequence) ON DELETE CASCADE,
+            sha256 BLOB NOT NULL, used_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+        INSERT INTO old SELECT key, job, sha256, used_at FROM idempotency_keys;
+        DROP TABLE idempotency_keys; ALTER TABLE old RENAME TO idempotency_keys; PRAGMA user_version = 2;";
+    Connection::open(&path).unwrap().execute_batch(back).unwrap();
+    let store = open(&directory);
+    assert_eq!(store.job(&id(1)).await.unwrap().unwrap().client, None);
+    let idempotency = Some(Idempotency { key: "mine".into(), valid_since: at(0) });
+    let again = NewJob { idempotency, ..new_job(2) };
+    assert_eq!(store.insert(again).await.unwrap(), Inserted::Conflict(id(1)));
+}
+
 #[test]
 fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -221,7 +244,9 @@ async fn no_listing_scans_or_sorts_the_jobs() {
         JobFilter::default(),
         JobFilter { status, ..JobFilter::default() },
         JobFilter { worker, before: Some(9), ..JobFilter::default() },
-        JobFilter { status, worker, before: Some(9) },
+        JobFilter { status, worker, before: Some(9), client: None },
+        JobFilter { client: client("a"), ..JobFilter::default() },
+        JobFilter { status, client: client("a"), ..JobFilter::default() },
     ];
     let mut statements: Vec<String> = filters.iter().map(queries::list_sql).collect();
     statements.push("SELECT id FROM jobs WHERE finished_at IS NULL ORDER BY sequence".into());

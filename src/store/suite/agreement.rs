@@ -14,6 +14,7 @@ enum Deed {
     /// Of the job `n` with the content of job `content`, under a key at random, when keys last from `valid_since`.
     Insert {
         n: u8,
+        owner: u8,
         content: u8,
         key: Option<u8>,
         valid_since: i64,
@@ -35,6 +36,7 @@ enum Deed {
     List {
         status: Option<PoolStatus>,
         worker: Option<u8>,
+        owner: Option<u8>,
         before: Option<i64>,
         limit: usize,
     },
@@ -74,25 +76,33 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         (1..9_i64).prop_map(|second| To::Finished { second }),
     ];
     let status = proptest::option::of(proptest::sample::select(&PoolStatus::ALL));
-    let list = (status, proptest::option::of(1..3_u8), proptest::option::of(1..9_i64), 0..5_usize);
+    let few = || proptest::option::of(1..3_u8);
+    let list = (status, few(), few(), proptest::option::of(1..9_i64), 0..5_usize);
     prop_oneof![
-        3 => (n(), 1..3_u8, proptest::option::of(0..2_u8), 0..9_i64)
-            .prop_map(|(n, content, key, valid_since)| Deed::Insert { n, content, key, valid_since }),
+        3 => (n(), 0..2_u8, 1..3_u8, proptest::option::of(0..2_u8), 0..9_i64).prop_map(
+            |(n, owner, content, key, valid_since)| Deed::Insert { n, owner, content, key, valid_since }
+        ),
         4 => (n(), 1..4_i64, to).prop_map(|(n, version, to)| Deed::Step { n, version, to }),
         1 => (1..9_i64, 0..3_usize).prop_map(|(before, limit)| Deed::Forget { before, limit }),
         3 => (n(), 1..4_i64, any_place())
             .prop_map(|(n, version, to)| Deed::Settle { n, version, to }),
-        2 => list.prop_map(|(status, worker, before, limit)| Deed::List { status, worker, before, limit }),
+        2 => list.prop_map(|(status, worker, owner, before, limit)| Deed::List { status, worker, owner, before, limit }),
     ]
+}
+
+/// One of two: nobody, or a client.
+fn owner_of(n: u8) -> Option<ClientName> {
+    (n == 1).then(|| client("a")).flatten()
 }
 
 /// Does it, and tells the answer.
 async fn perform(store: &Any, deed: Deed) -> String {
     match deed {
-        Deed::Insert { n, content, key, valid_since } => {
+        Deed::Insert { n, owner, content, key, valid_since } => {
             let idempotency =
                 key.map(|key| Idempotency { key: key.to_string(), valid_since: at(valid_since) });
-            let job = NewJob { work: new_job(content).work, idempotency, ..new_job(n) };
+            let work = new_job(content).work;
+            let job = NewJob { client: owner_of(owner), work, idempotency, ..new_job(n) };
             match store.insert(job).await {
                 // The words differ.
                 Err(StoreError::Broken(_)) => "broken".to_owned(),
@@ -123,8 +133,9 @@ async fn perform(store: &Any, deed: Deed) -> String {
             };
             format!("{:?}", store.settle_outputs(&EndedRun { job: id(n), version }, to).await)
         }
-        Deed::List { status, worker, before, limit } => {
-            let filter = JobFilter { status, worker: worker.map(key), before };
+        Deed::List { status, worker, owner, before, limit } => {
+            let owner = owner.and_then(owner_of);
+            let filter = JobFilter { status, worker: worker.map(key), client: owner, before };
             format!("{:?}", store.list(&filter, limit).await)
         }
     }

@@ -10,6 +10,7 @@ every_store_holds! {
     a_finished_job_still_answers_for_its_key
     an_expired_key_is_free_for_a_new_job
     jobs_without_a_key_are_all_new
+    a_key_is_its_clients_alone
     of_concurrent_submits_under_a_key_exactly_one_is_new
 }
 
@@ -62,6 +63,17 @@ async fn jobs_without_a_key_are_all_new(store: Any) {
     store.insert(new_job(1)).await.unwrap();
     let twin = NewJob { idempotency: None, ..repeated(2, 0) };
     assert!(matches!(store.insert(twin).await.unwrap(), Inserted::New(_)));
+}
+
+async fn a_key_is_its_clients_alone(store: Any) {
+    let of = |owner, n| NewJob { client: owner, ..named(n, 0) };
+    for (n, owner) in [(1, client("a")), (2, client("b")), (3, None)] {
+        let inserted = store.insert(of(owner.clone(), n)).await.unwrap();
+        assert!(matches!(&inserted, Inserted::New(row) if row.client == owner), "{inserted:?}");
+    }
+    for (n, owner) in [(1, client("a")), (2, client("b")), (3, None)] {
+        assert_eq!(store.insert(of(owner, n + 10)).await.unwrap(), Inserted::Conflict(id(n)));
+    }
 }
 
 async fn of_concurrent_submits_under_a_key_exactly_one_is_new(store: Any) {

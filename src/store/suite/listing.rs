@@ -8,6 +8,7 @@ every_store_holds! {
     pages_follow_one_another_without_gap_or_overlap
     filters_by_status
     filters_by_worker
+    filters_by_client
     filters_add_up
 }
 
@@ -83,6 +84,20 @@ async fn filters_by_worker(store: Any) {
     assert_eq!(of(2).await, []);
 }
 
+async fn filters_by_client(store: Any) {
+    for (n, owner) in [(1, client("a")), (2, client("b")), (3, None), (4, client("a"))] {
+        store.insert(NewJob { client: owner, ..new_job(n) }).await.unwrap();
+    }
+    let of = async |owner| {
+        let filter = JobFilter { client: owner, ..JobFilter::default() };
+        ids(&store.list(&filter, 10).await.unwrap())
+    };
+    assert_eq!(of(client("a")).await, [id(4), id(1)]);
+    assert_eq!(of(client("b")).await, [id(2)]);
+    assert_eq!(of(client("c")).await, []);
+    assert_eq!(of(None).await.len(), 4);
+}
+
 async fn filters_add_up(store: Any) {
     for n in 1..=4 {
         with_job(&store, n, running(key(1))).await;
@@ -90,6 +105,6 @@ async fn filters_add_up(store: Any) {
     with_job(&store, 5, finished(9)).await;
     with_job(&store, 6, running(key(2))).await;
     let before = Some(store.job(&id(4)).await.unwrap().unwrap().sequence);
-    let filter = JobFilter { status: Some(PoolStatus::Running), worker: Some(key(1)), before };
+    let filter = JobFilter { status: Some(PoolStatus::Running), worker: Some(key(1)), before, client: None };
     assert_eq!(ids(&store.list(&filter, 2).await.unwrap()), [id(3), id(2)]);
 }

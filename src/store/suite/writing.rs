@@ -33,6 +33,7 @@ async fn a_new_job_is_queued_with_no_attempts(store: Any) {
         id: id(1),
         sequence,
         version: 1,
+        client: None,
         priority: Priority::Low,
         submitted_at: at(1),
         terms: new_job(1).terms,
