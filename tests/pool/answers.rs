@@ -181,3 +181,22 @@ async fn row(name: &str, reads: Reads, says: Vec<Say>, means: Means) {
     }
     assert_eq!(standin.seen("POST /submit").len(), submits, "{name}");
 }
+
+/// Longer than any job of the deployed worker keeps a submit waiting.
+#[tokio::test]
+#[ignore = "takes four minutes"]
+async fn answer_after_four_minutes_is_an_answer() {
+    let standin = Standin::start(Quirks::tame()).await;
+    let pool = Pool::start(&[standin.entry(1)], "").await;
+    pool.healthy(1).await;
+    let late = Duration::from_secs(240);
+    standin.fail("POST /submit", 1, Fault::Late(late));
+    let job = pool.run(&[]).await;
+    let done = pool.wait_until(&job, |status| status["completed_at"].is_number(), late + SOON).await;
+    assert_eq!((&done["pool_status"], &done["attempts"]), (&json!("completed"), &json!(1)), "{done}");
+    assert!(
+        done["completed_at"].as_f64().unwrap() - done["submitted_at"].as_f64().unwrap() > 239.0,
+        "{done}"
+    );
+    assert_eq!(standin.seen("POST /submit").len(), 1);
+}
