@@ -27,6 +27,7 @@ mod front;
 mod health;
 mod kept;
 mod outputs;
+mod policies;
 mod readme;
 mod resilience;
 mod restart;

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-pub use quirks::{Identity, Limiter, Protocol, Quirks, TICK};
+pub use quirks::{FilesUnder, Identity, Limiter, Protocol, Quirks, TICK};
 use reply::Reply;
 use request::{Body, RequestHead};
 pub use script::{Content, Plan, pattern, pattern_sha256};
