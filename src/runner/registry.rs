@@ -60,6 +60,8 @@ struct State {
     admitted: u64,
     jobs: HashMap<JobId, Arc<Job>>,
     keys: HashMap<IdempotencyKey, KeyState>,
+    /// Whatever was admitted since then is still here.
+    remembers_since: Instant,
 }
 
 #[derive(Debug)]
@@ -126,7 +128,13 @@ impl Registry {
     /// An empty registry with room for `capacity` running jobs.
     #[must_use]
     pub fn new(capacity: u32) -> Arc<Self> {
-        let state = State { intake: Intake::Open, admitted: 0, jobs: HashMap::new(), keys: HashMap::new() };
+        let state = State {
+            intake: Intake::Open,
+            admitted: 0,
+            jobs: HashMap::new(),
+            keys: HashMap::new(),
+            remembers_since: Instant::now(),
+        };
         let slots = Arc::new(Semaphore::new(capacity as usize));
         Arc::new(Self { capacity, slots, state: Mutex::new(state) })
     }
@@ -199,6 +207,12 @@ impl Registry {
         }
     }
 
+    /// How far its memory goes back: a job that came within this time and is not here never came.
+    #[must_use]
+    pub fn remembers(&self) -> Duration {
+        self.lock().remembers_since.elapsed()
+    }
+
     /// All jobs, sorted by name.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Job>> {
@@ -249,6 +263,7 @@ impl Registry {
         let mut forgotten = Vec::new();
         for (index, (at, id)) in finished.into_iter().enumerate() {
             if index < surplus || now.saturating_duration_since(at) > keep {
+                state.remembers_since = state.remembers_since.max(at);
                 forgotten.extend(state.jobs.remove(&id));
                 state.keys.retain(|_, key| !matches!(key, KeyState::Accepted(of) if *of == id));
             }

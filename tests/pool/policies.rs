@@ -247,3 +247,15 @@ async fn answer_that_comes_too_late_is_asked_for_by_key_or_never_known() {
     pool.failed(&pool.run(&["id=once"]).await, "outcome_unknown").await;
     assert_eq!(standin.ran(), ["once"]);
 }
+
+#[tokio::test]
+async fn worker_that_was_restarted_cannot_say_that_it_never_had_a_job() {
+    let (standin, pool) = pool_of(Quirks::second(), 1, "").await;
+    // It dies after it has started the job, and before it can say so.
+    standin.fail("POST /submit", 1, Fault::Late(Duration::from_secs(60)));
+    let job = pool.run(&["id=once", "run_ms=100"]).await;
+    eventually("it runs", SOON, async || (!standin.ran().is_empty()).then_some(())).await;
+    standin.restart().await;
+    let status = pool.finished(&job).await;
+    assert_eq!((standin.ran().len(), &status["error"]["code"]), (1, &json!("outcome_unknown")), "{status}");
+}

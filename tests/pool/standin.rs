@@ -53,6 +53,8 @@ struct Shared {
     /// The one lock of the deployed worker.
     lock: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    /// When its process was, last.
+    started: Mutex<Instant>,
     mode: watch::Sender<Mode>,
     listening: watch::Sender<bool>,
     /// The job loop, or one task per job.
@@ -155,6 +157,7 @@ impl Standin {
             quirks: Mutex::new(quirks),
             lock: tokio::sync::Mutex::new(()),
             state: Mutex::default(),
+            started: Mutex::new(Instant::now()),
             mode: watch::Sender::new(Mode::Serving),
             listening: watch::Sender::new(true),
             tasks: Mutex::default(),
@@ -225,6 +228,7 @@ impl Standin {
             state.jobs.clear();
             state.queue.clear();
         }
+        *self.shared.started.lock().unwrap() = Instant::now();
         self.start_jobs();
         self.resume().await;
     }

@@ -46,7 +46,8 @@ pub async fn get(
         ("jobs", "") if quirks.protocol != Protocol::First => {
             let key = query(head, "key").unwrap_or_default();
             let jobs: Vec<Value> = state.find_by_key(key).iter().map(|id| json!({ "job_id": id })).collect();
-            Reply::json(200, &json!({ "jobs": jobs }))
+            let remembers = shared.started.lock().unwrap().elapsed().as_secs_f64();
+            Reply::json(200, &json!({ "jobs": jobs, "remembers_seconds": remembers }))
         }
         ("status", id) => found(state.status(id, &shared.worker_id)),
         ("outputs", rest) if quirks.files_under == FilesUnder::Outputs && rest.contains('/') => {
