@@ -23,7 +23,7 @@ use crate::wire::{Answer, Call};
 pub const BINARY: &str = env!("CARGO_BIN_EXE_trusted-pool");
 
 /// How long a start or a stop may take on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a test waits for what it knows will come.
 pub const SOON: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
