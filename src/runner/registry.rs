@@ -57,7 +57,8 @@ pub struct Registry {
 #[derive(Debug)]
 struct State {
     intake: Intake,
-    admitted: u64,
+    /// The last job's number, which begins anywhere: a process that was killed may have given names in this very second.
+    number: u64,
     jobs: HashMap<JobId, Arc<Job>>,
     keys: HashMap<IdempotencyKey, KeyState>,
     /// Whatever was admitted since then is still here.
@@ -130,7 +131,7 @@ impl Registry {
     pub fn new(capacity: u32) -> Arc<Self> {
         let state = State {
             intake: Intake::Open,
-            admitted: 0,
+            number: rand::random::<u32>().into(),
             jobs: HashMap::new(),
             keys: HashMap::new(),
             remembers_since: Instant::now(),
@@ -159,9 +160,9 @@ impl Registry {
         let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
             return Err(Refusal::busy(format!("All {} job slots of this worker are busy", self.capacity)));
         };
-        state.admitted += 1;
+        state.number += 1;
         let unix = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let id = JobId::new(unix.as_secs(), state.admitted);
+        let id = JobId::new(unix.as_secs(), state.number);
         if let Some(key) = &key {
             state.keys.insert(key.clone(), KeyState::Receiving);
         }

@@ -1,13 +1,16 @@
 //! What becomes of a job that is lost, or that nobody can tell of, by the pool's policies and by the job's own; and where it may run.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::bodies::form;
 use crate::harness::{Pool, SOON, eventually};
 use crate::standin::{Fault, FilesUnder, Plan, Quirks, Standin};
 use crate::wire::Call;
+use crate::worker::Worker;
 
 /// Longer than any test.
 const FOR_EVER: &str = "run_ms=600000";
@@ -232,7 +235,7 @@ async fn job_that_is_cancelled_before_its_worker_has_answered_is_stopped_there()
     assert_eq!(pool.status(&job).await["pool_status"], "cancelled");
 }
 
-// --- answers that come late ---
+// --- answers that come late, or from another life ---
 
 #[tokio::test]
 async fn answer_that_comes_too_late_is_asked_for_by_key_or_never_known() {
@@ -258,4 +261,19 @@ async fn worker_that_was_restarted_cannot_say_that_it_never_had_a_job() {
     standin.restart().await;
     let status = pool.finished(&job).await;
     assert_eq!((standin.ran().len(), &status["error"]["code"]), (1, &json!("outcome_unknown")), "{status}");
+}
+
+#[tokio::test]
+async fn worker_that_was_restarted_gives_no_job_the_name_of_an_earlier_one() {
+    let mut worker = Worker::start(1).await;
+    let call = form(&[("main.sh", b"exit 0")], Some(r#"{"entrypoint": "main.sh", "interpreter": "sh"}"#));
+    let mut names = BTreeSet::new();
+    // Some of them within one second.
+    for life in 1..=5 {
+        let answer = call.send(worker.address()).await.expect("an answer").expect(200);
+        names.insert(answer["job_id"].as_str().expect("a name").to_owned());
+        assert_eq!(names.len(), life, "{names:?}");
+        worker.kill9().await;
+        worker.restart().await;
+    }
 }

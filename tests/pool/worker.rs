@@ -33,6 +33,10 @@ impl Worker {
         &self.worker_id
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// This worker's entry in workers.json.
     pub fn entry(&self) -> Value {
         json!({"worker_id": self.worker_id, "endpoint": format!("http://{}", self.address)})
