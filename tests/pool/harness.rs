@@ -137,6 +137,11 @@ impl Pool {
         files
     }
 
+    /// The file of the coordinator's database.
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("data/pool.db")
+    }
+
     /// What the coordinator has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("stderr.log")).unwrap_or_default()

@@ -23,6 +23,7 @@ mod chaos;
 mod cli;
 mod config;
 mod dispatch;
+mod figures;
 mod follow;
 mod framing;
 mod front;

@@ -273,6 +273,11 @@ impl Standin {
         self.shared.state().ran.clone()
     }
 
+    /// When the runs ended, in order.
+    pub fn ended(&self) -> Vec<Instant> {
+        self.shared.state().ended.clone()
+    }
+
     /// The most jobs the pool ever had here at once, uploads included.
     pub fn in_hand_peak(&self) -> usize {
         self.shared.state().in_hand_peak

@@ -1,6 +1,7 @@
 //! Running jobs: one at a time by a loop that ticks, or each by itself.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::state::Phase;
 use super::{Mode, Shared};
@@ -50,6 +51,7 @@ async fn run(shared: &Shared, id: &str) {
     // Either way it is over.
     let _ = tokio::time::timeout(run_for, cancelled.notified()).await;
     let mut state = shared.state();
+    state.ended.push(Instant::now());
     if let Some(job) = state.jobs.get_mut(id) {
         job.phase = Phase::Done;
     }

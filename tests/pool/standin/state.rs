@@ -17,6 +17,8 @@ pub struct State {
     pub seen: Vec<Seen>,
     /// Markers of the jobs that were started, in order.
     pub ran: Vec<String>,
+    /// When the runs ended, in order.
+    pub ended: Vec<Instant>,
     pub faults: Vec<Armed>,
     pub connections: u64,
     /// Requests being answered, by endpoint, and the most there ever were.
