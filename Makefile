@@ -18,6 +18,8 @@ help:
 	@echo 'make demo [ARGS=--keep]   a whole pool on this machine runs an example job'
 	@echo 'make test                 every test'
 	@echo 'make simulate [SEEDS=N]   many more histories of the simulated pool (100,000)'
+	@echo 'make chaos [CHAOS_SECONDS=N] [CHAOS_SEED=N]  real processes, killed at random (120 s)'
+	@echo 'make figures              measures what the README says of speed'
 	@echo 'make lint                 formatting, lints, documentation, licences'
 	@echo 'make build                the program, optimised: target/release/trusted-pool'
 	@echo 'make install [PREFIX=DIR] the same, into DIR/bin (/usr/local/bin)'
@@ -47,6 +49,21 @@ SEEDS ?= 100000
 simulate:
 	@scripts/require-tools $(BUILD_TOOLS)
 	SIMULATION_SEEDS=$(SEEDS) $(CARGO) test --locked --lib -- simulation
+
+# How long the processes are killed, and what decides when; without a seed, it is drawn and printed.
+CHAOS_SECONDS ?= 120
+CHAOS_SEED ?=
+
+.PHONY: chaos
+chaos:
+	@scripts/require-tools $(BUILD_TOOLS)
+	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) \
+	    $(CARGO) test --locked --test pool -- chaos:: --ignored --nocapture
+
+.PHONY: figures
+figures:
+	@scripts/require-tools $(BUILD_TOOLS)
+	$(CARGO) test --locked --test pool -- figures:: --ignored --nocapture --test-threads 1
 
 .PHONY: lint
 lint:

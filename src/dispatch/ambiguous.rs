@@ -1,7 +1,7 @@
 //! What to do when a job was sent and no answer came.
 //!
-//! A worker that knows keys is asked by the attempt's key until it says whether it has the job. A sandrun worker cannot say: then
-//! the job's policy decides, and the worker's slot stays taken until the worker is seen to be free.
+//! A worker that knows keys is asked by the attempt's key until it says whether it has the job. A sandrun worker cannot say, nor can
+//! one that was started anew since, with the job perhaps: then the job's policy decides, and the worker's slot stays taken until the worker is seen to be free.
 
 use std::time::Duration;
 
@@ -64,7 +64,8 @@ impl Dispatcher {
         let contact = self.contact(attempt)?;
         // What a worker speaks is known once it was checked; until then nobody can say what it could say.
         if self.pool.is_healthy(attempt.worker) {
-            Some(self.upstream.find_by_key(&contact, key).await)
+            let sent_within = self.clock.now().since(attempt.since);
+            Some(self.upstream.find_by_key(&contact, key, sent_within).await)
         } else {
             Some(KeyAnswer::Unanswered)
         }

@@ -115,7 +115,7 @@ pub enum Status {
 // === impl JobId ===
 
 impl JobId {
-    /// The `number`th job of this process, accepted at `unix_seconds`.
+    /// The job of this number in this process, accepted at `unix_seconds`.
     #[must_use]
     pub fn new(unix_seconds: u64, number: u64) -> Self {
         Self(format!("job_{unix_seconds}_{number}"))

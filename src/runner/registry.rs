@@ -57,9 +57,12 @@ pub struct Registry {
 #[derive(Debug)]
 struct State {
     intake: Intake,
-    admitted: u64,
+    /// The last job's number, which begins anywhere: a process that was killed may have given names in this very second.
+    number: u64,
     jobs: HashMap<JobId, Arc<Job>>,
     keys: HashMap<IdempotencyKey, KeyState>,
+    /// Whatever was admitted since then is still here.
+    remembers_since: Instant,
 }
 
 #[derive(Debug)]
@@ -126,7 +129,13 @@ impl Registry {
     /// An empty registry with room for `capacity` running jobs.
     #[must_use]
     pub fn new(capacity: u32) -> Arc<Self> {
-        let state = State { intake: Intake::Open, admitted: 0, jobs: HashMap::new(), keys: HashMap::new() };
+        let state = State {
+            intake: Intake::Open,
+            number: rand::random::<u32>().into(),
+            jobs: HashMap::new(),
+            keys: HashMap::new(),
+            remembers_since: Instant::now(),
+        };
         let slots = Arc::new(Semaphore::new(capacity as usize));
         Arc::new(Self { capacity, slots, state: Mutex::new(state) })
     }
@@ -151,9 +160,9 @@ impl Registry {
         let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
             return Err(Refusal::busy(format!("All {} job slots of this worker are busy", self.capacity)));
         };
-        state.admitted += 1;
+        state.number += 1;
         let unix = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let id = JobId::new(unix.as_secs(), state.admitted);
+        let id = JobId::new(unix.as_secs(), state.number);
         if let Some(key) = &key {
             state.keys.insert(key.clone(), KeyState::Receiving);
         }
@@ -197,6 +206,12 @@ impl Registry {
             Some(KeyState::Receiving) => Err(receiving()),
             Some(KeyState::Accepted(id)) => Ok(state.jobs.get(id).cloned()),
         }
+    }
+
+    /// How far its memory goes back: a job that came within this time and is not here never came.
+    #[must_use]
+    pub fn remembers(&self) -> Duration {
+        self.lock().remembers_since.elapsed()
     }
 
     /// All jobs, sorted by name.
@@ -249,6 +264,7 @@ impl Registry {
         let mut forgotten = Vec::new();
         for (index, (at, id)) in finished.into_iter().enumerate() {
             if index < surplus || now.saturating_duration_since(at) > keep {
+                state.remembers_since = state.remembers_since.max(at);
                 forgotten.extend(state.jobs.remove(&id));
                 state.keys.retain(|_, key| !matches!(key, KeyState::Accepted(of) if *of == id));
             }

@@ -432,7 +432,7 @@ impl Upstream for World {
         }
     }
 
-    async fn find_by_key(&self, at: &Contact, key: &str) -> KeyAnswer {
+    async fn find_by_key(&self, at: &Contact, key: &str, sent_within: Duration) -> KeyAnswer {
         self.travel().await;
         if !self.wait_for_wedged(at.spec.key, HEALTH_TIME).await {
             return KeyAnswer::Unanswered;
@@ -443,7 +443,8 @@ impl Upstream for World {
             (Some(_), Dialect::Sandrun) => KeyAnswer::CannotSay,
             (Some(_), Dialect::V2) => match state.workers[&at.spec.key].keys.get(key) {
                 Some(remote) => KeyAnswer::Found { remote: remote.clone() },
-                None => KeyAnswer::Absent,
+                None if state.workers[&at.spec.key].down_until.elapsed() > sent_within => KeyAnswer::Absent,
+                None => KeyAnswer::CannotSay,
             },
         }
     }

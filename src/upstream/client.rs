@@ -172,10 +172,13 @@ impl Upstream for HttpUpstream {
         }
     }
 
-    async fn find_by_key(&self, at: &Contact, key: &str) -> KeyAnswer {
+    async fn find_by_key(&self, at: &Contact, key: &str, sent_within: Duration) -> KeyAnswer {
         #[derive(serde::Deserialize)]
         struct Found {
             jobs: Vec<FoundJob>,
+            /// A worker that does not say has an unknown past.
+            #[serde(default)]
+            remembers_seconds: f64,
         }
         #[derive(serde::Deserialize)]
         struct FoundJob {
@@ -197,7 +200,8 @@ impl Upstream for HttpUpstream {
                     KeyAnswer::Found { remote: job_id }
                 }
                 Some(FoundJob { .. }) => KeyAnswer::Unanswered,
-                None => KeyAnswer::Absent,
+                None if found.remembers_seconds > sent_within.as_secs_f64() => KeyAnswer::Absent,
+                None => KeyAnswer::CannotSay,
             },
             Ok(Err(_)) | Err(_) => KeyAnswer::Unanswered,
         }

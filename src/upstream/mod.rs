@@ -131,7 +131,7 @@ pub enum KeyAnswer {
     },
     /// It never took it.
     Absent,
-    /// This kind of worker knows no keys.
+    /// It knows no keys, or has been started anew or forgotten jobs since.
     CannotSay,
     /// No answer; it may be asked again.
     Unanswered,
@@ -151,7 +151,8 @@ pub trait Upstream: Send + Sync + 'static {
     /// only when their running job ends.
     async fn submit(&self, to: &Contact, job: &JobId, attempt: u32, work: &Work) -> SendOutcome;
 
-    async fn find_by_key(&self, at: &Contact, key: &str) -> KeyAnswer;
+    /// Asks for a job that was sent with this key, no longer ago than `sent_within`.
+    async fn find_by_key(&self, at: &Contact, key: &str, sent_within: Duration) -> KeyAnswer;
 
     async fn status(&self, at: &Contact, remote: &RemoteId, patience: Patience) -> Answer<RemoteStatus>;
 

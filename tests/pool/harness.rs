@@ -23,7 +23,7 @@ use crate::wire::{Answer, Call};
 pub const BINARY: &str = env!("CARGO_BIN_EXE_trusted-pool");
 
 /// How long a start or a stop may take on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a test waits for what it knows will come.
 pub const SOON: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
@@ -135,6 +135,11 @@ impl Pool {
         walk(&self.dir.path().join("data"), &mut files);
         files.retain(|(path, _)| !path.to_string_lossy().contains(".db") && !is_sqlite(path));
         files
+    }
+
+    /// The file of the coordinator's database.
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("data/pool.db")
     }
 
     /// What the coordinator has logged so far.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::bodies::form;
 use crate::harness::{Pool, SOON, eventually};
-use crate::standin::{Quirks, Standin, pattern_sha256};
+use crate::standin::{Fault, Quirks, Standin, pattern_sha256};
 use crate::wire::{Call, Ended, Wire, sha256};
 
 /// One run per seed; a seed that failed is worth adding here.
@@ -126,6 +126,24 @@ async fn queued_jobs_keep_their_order_over_a_kill() {
     pool.restart().await;
     eventually("all ran", SOON, async || (standin.ran().len() >= names.len()).then_some(())).await;
     assert_eq!(standin.ran(), names);
+}
+
+#[tokio::test]
+async fn worker_has_no_more_jobs_than_its_limit_after_a_kill() {
+    let standin = Standin::start(Quirks::second()).await;
+    let mut pool = Pool::start(&[standin.entry(1)], "").await;
+    // So that some kills come between a submit and its answer, and some after it.
+    standin.fail("POST /submit", usize::MAX, Fault::Late(Duration::from_millis(100)));
+    for _ in 0..20 {
+        pool.run(&["run_ms=1000"]).await;
+    }
+    for kill in 0..15 {
+        eventually("a job is there", SOON, async || (standin.unfinished() > 0).then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(kill * 20)).await;
+        pool.kill9().await;
+        pool.restart().await;
+        assert_eq!(standin.in_hand_peak(), 1, "after kill {kill}");
+    }
 }
 
 #[tokio::test]

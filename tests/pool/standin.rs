@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-pub use quirks::{Identity, Limiter, Protocol, Quirks, TICK};
+pub use quirks::{FilesUnder, Identity, Limiter, Protocol, Quirks, TICK};
 use reply::Reply;
 use request::{Body, RequestHead};
 pub use script::{Content, Plan, pattern, pattern_sha256};
@@ -53,6 +53,8 @@ struct Shared {
     /// The one lock of the deployed worker.
     lock: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    /// When its process was, last.
+    started: Mutex<Instant>,
     mode: watch::Sender<Mode>,
     listening: watch::Sender<bool>,
     /// The job loop, or one task per job.
@@ -155,6 +157,7 @@ impl Standin {
             quirks: Mutex::new(quirks),
             lock: tokio::sync::Mutex::new(()),
             state: Mutex::default(),
+            started: Mutex::new(Instant::now()),
             mode: watch::Sender::new(Mode::Serving),
             listening: watch::Sender::new(true),
             tasks: Mutex::default(),
@@ -225,6 +228,7 @@ impl Standin {
             state.jobs.clear();
             state.queue.clear();
         }
+        *self.shared.started.lock().unwrap() = Instant::now();
         self.start_jobs();
         self.resume().await;
     }
@@ -267,6 +271,11 @@ impl Standin {
     /// Markers (`id=...` arguments) of the jobs that were started, in order.
     pub fn ran(&self) -> Vec<String> {
         self.shared.state().ran.clone()
+    }
+
+    /// When the runs ended, in order.
+    pub fn ended(&self) -> Vec<Instant> {
+        self.shared.state().ended.clone()
     }
 
     /// The most jobs the pool ever had here at once, uploads included.

@@ -20,7 +20,7 @@ use crate::runner::worker::Worker;
 /// Longest wait that a status request may ask for, in seconds: below the timeouts of usual proxies.
 const WAIT_SECONDS_MAX: u64 = 60;
 
-/// `GET /jobs`, of one idempotency key with `?key=`.
+/// `GET /jobs`, of one idempotency key with `?key=`; and for how long the worker has forgotten none.
 pub(super) async fn list(State(worker): State<Arc<Worker>>, uri: Uri) -> Result<Json<Value>, Refusal> {
     let jobs = match url::query_value(uri.query(), "key") {
         Some(key) => worker.registry.find_by_key(&IdempotencyKey::parse(&key)?)?.into_iter().collect(),
@@ -28,7 +28,8 @@ pub(super) async fn list(State(worker): State<Arc<Worker>>, uri: Uri) -> Result<
     };
     let jobs: Vec<Value> =
         jobs.iter().map(|job| json!({ "job_id": job.id.as_str(), "status": job.phase().status() })).collect();
-    Ok(Json(json!({ "jobs": jobs })))
+    // Read after the jobs: one that is forgotten in between must not look as if it had never come.
+    Ok(Json(json!({ "jobs": jobs, "remembers_seconds": worker.registry.remembers().as_secs_f64() })))
 }
 
 /// `GET /status/{id}`; with `?wait=`, answered when the job has ended or the seconds have passed.

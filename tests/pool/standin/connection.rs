@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 
 use super::reply::Cut;
 use super::request::{NoBody, RequestHead, read_body, read_head};
-use super::{Fault, Mode, Open, Quirks, Reads, Reply, Say, Shared, endpoints};
+use super::{Fault, Mode, Open, Protocol, Quirks, Reads, Reply, Say, Shared, endpoints};
 
 /// How often a watched state is looked at again.
 pub const LOOK: Duration = Duration::from_millis(5);
@@ -126,6 +126,9 @@ async fn answer(
     }
     let reply = match head.method.as_str() {
         "POST" if head.endpoint() == "/submit" => endpoints::submit(open, head, &mut body, quirks).await,
+        "POST" if head.endpoint() == "/cancel" && quirks.protocol != Protocol::First => {
+            endpoints::cancel(shared, head)
+        }
         "GET" => endpoints::get(shared, head, quirks, stream).await?,
         "HEAD" if !quirks.get_and_post_only => endpoints::get(shared, head, quirks, stream).await?,
         _ => Reply::error(404, "Not found"),

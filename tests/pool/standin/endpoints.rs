@@ -9,7 +9,9 @@ use tokio::net::TcpStream;
 use super::connection::LOOK;
 use super::request::{Body, RequestHead};
 use super::state::mime_type;
-use super::{Content, Identity, Open, Protocol, Quirks, Reply, Shared, Submission, connection, jobs};
+use super::{
+    Content, FilesUnder, Identity, Open, Protocol, Quirks, Reply, Shared, Submission, connection, jobs,
+};
 
 /// Answers a GET. `stream` is watched while the answer waits for the running job: a client that leaves is gone.
 pub async fn get(
@@ -44,14 +46,19 @@ pub async fn get(
         ("jobs", "") if quirks.protocol != Protocol::First => {
             let key = query(head, "key").unwrap_or_default();
             let jobs: Vec<Value> = state.find_by_key(key).iter().map(|id| json!({ "job_id": id })).collect();
-            Reply::json(200, &json!({ "jobs": jobs }))
+            let remembers = shared.started.lock().unwrap().elapsed().as_secs_f64();
+            Reply::json(200, &json!({ "jobs": jobs, "remembers_seconds": remembers }))
         }
         ("status", id) => found(state.status(id, &shared.worker_id)),
+        ("outputs", rest) if quirks.files_under == FilesUnder::Outputs && rest.contains('/') => {
+            drop(state);
+            download(shared, head, quirks, rest)
+        }
         ("outputs", id) => found(state.listing(id)),
         ("logs", id) => {
             found(state.jobs.get(id).map(|job| json!({"stdout": job.plan.stdout, "stderr": job.plan.stderr})))
         }
-        ("download", rest) => {
+        ("download", rest) if quirks.files_under == FilesUnder::Download || !rest.contains('/') => {
             drop(state);
             download(shared, head, quirks, rest)
         }
@@ -165,6 +172,15 @@ fn archive(shared: &Shared, quirks: &Quirks, id: &str) -> Reply {
         state.jobs.remove(id);
     }
     Reply::content(200, "application/gzip", Content::Bytes(bytes))
+}
+
+/// Stops a job; one that has ended stays as it is.
+pub fn cancel(shared: &Shared, head: &RequestHead) -> Reply {
+    let id = head.target.trim_start_matches("/cancel/");
+    let mut state = shared.state();
+    let Some(job) = state.jobs.get_mut(id) else { return Reply::error(404, "Job not found") };
+    job.cancel();
+    Reply::json(200, &json!({"job_id": id, "status": job.status()}))
 }
 
 /// Takes a job, or says why not. Under the quirk the answer waits for the running job to end, and the job is

@@ -1,6 +1,7 @@
 //! Running jobs: one at a time by a loop that ticks, or each by itself.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::state::Phase;
 use super::{Mode, Shared};
@@ -38,16 +39,20 @@ pub fn start(shared: &Arc<Shared>, id: String) {
 }
 
 async fn run(shared: &Shared, id: &str) {
-    let run_for = {
+    let (run_for, cancelled) = {
         let mut state = shared.state();
         let Some(job) = state.jobs.get_mut(id) else { return };
         job.phase = Phase::Running;
-        let (run_for, marker) = (job.plan.run_for, job.submission.marker());
+        let (run_for, cancelled, marker) =
+            (job.plan.run_for, Arc::clone(&job.cancelled), job.submission.marker());
         state.ran.push(marker);
-        run_for
+        (run_for, cancelled)
     };
-    tokio::time::sleep(run_for).await;
-    if let Some(job) = shared.state().jobs.get_mut(id) {
+    // Either way it is over.
+    let _ = tokio::time::timeout(run_for, cancelled.notified()).await;
+    let mut state = shared.state();
+    state.ended.push(Instant::now());
+    if let Some(job) = state.jobs.get_mut(id) {
         job.phase = Phase::Done;
     }
 }

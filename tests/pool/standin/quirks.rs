@@ -35,6 +35,7 @@ pub struct Quirks {
     pub raw_paths: bool,
     /// A missing file is a 500 with a C++ exception's text; otherwise a 404.
     pub missing_file_is_500: bool,
+    pub files_under: FilesUnder,
     /// `GET /download/{id}` deletes the job.
     pub archive_deletes_job: bool,
     /// The status text of any code but 200, 400, 404 and 500 is `Unknown`.
@@ -45,12 +46,21 @@ pub struct Quirks {
     pub identity: Identity,
 }
 
+/// The path of a worker's single files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilesUnder {
+    /// `/download/{id}/{path}`, the deployed worker's.
+    Download,
+    /// `/outputs/{id}/{path}`, which the deployed worker does not have.
+    Outputs,
+}
+
 /// The version of the protocol, as `/health` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// The deployed worker's, which it does not name.
     First,
-    /// With parallel jobs, long polls (`/status/{id}?wait=s`) and idempotency keys (`/jobs?key=k`).
+    /// With parallel jobs, long polls (`/status/{id}?wait=s`), idempotency keys (`/jobs?key=k`) and `/cancel/{id}`.
     Second { capacity: usize },
 }
 
@@ -87,6 +97,7 @@ impl Quirks {
             limiter: Some(Limiter { at_once: 2, per_hour: 20 }),
             raw_paths: true,
             missing_file_is_500: true,
+            files_under: FilesUnder::Download,
             archive_deletes_job: true,
             unknown_status_text: true,
             no_ranges: true,
@@ -122,6 +133,7 @@ impl Quirks {
             limiter: None,
             raw_paths: false,
             missing_file_is_500: false,
+            files_under: FilesUnder::Download,
             archive_deletes_job: false,
             unknown_status_text: false,
             no_ranges: false,

@@ -1,9 +1,11 @@
 //! What the stand-in knows: its jobs, and everything that was asked of it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::{Armed, Fault, Plan, Quirks, Submission};
 use crate::wire::sha256;
@@ -15,6 +17,8 @@ pub struct State {
     pub seen: Vec<Seen>,
     /// Markers of the jobs that were started, in order.
     pub ran: Vec<String>,
+    /// When the runs ended, in order.
+    pub ended: Vec<Instant>,
     pub faults: Vec<Armed>,
     pub connections: u64,
     /// Requests being answered, by endpoint, and the most there ever were.
@@ -46,6 +50,8 @@ pub struct Job {
     pub plan: Plan,
     pub submitted: Instant,
     pub phase: Phase,
+    /// Rung to end its run.
+    pub cancelled: Arc<Notify>,
     /// The `Idempotency-Key` that it came with, where the worker knows such a thing.
     key: Option<String>,
 }
@@ -87,7 +93,14 @@ impl State {
         self.accepted.push(Instant::now());
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
         let id = format!("job_{seconds}_{}", self.issued);
-        let job = Job { submission, plan, submitted: Instant::now(), phase: Phase::Queued, key };
+        let job = Job {
+            submission,
+            plan,
+            submitted: Instant::now(),
+            phase: Phase::Queued,
+            cancelled: Arc::default(),
+            key,
+        };
         self.jobs.insert(id.clone(), job);
         self.queue.push_back(id.clone());
         id
@@ -155,6 +168,14 @@ impl Job {
             Phase::Running => "running",
             Phase::Done if self.plan.exit_code == 0 => "completed",
             Phase::Done => "failed",
+        }
+    }
+
+    /// Kills its run, if it is not over.
+    pub fn cancel(&mut self) {
+        if self.phase != Phase::Done {
+            self.plan.exit_code = 137;
+            self.cancelled.notify_one();
         }
     }
 
