@@ -1,7 +1,8 @@
 //! What to do when a job was sent and no answer came.
 //!
 //! A worker that knows keys is asked by the attempt's key until it says whether it has the job. A sandrun worker cannot say, nor can
-//! one that was started anew since, with the job perhaps: then the job's policy decides, and the worker's slot stays taken until the worker is seen to be free.
+//! one that was started anew since, with the job perhaps: then the job's policy decides, and the worker's slot stays taken until the
+//! worker is seen to be free.
 
 use std::time::Duration;
 
