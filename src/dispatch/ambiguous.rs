@@ -30,7 +30,7 @@ impl Dispatcher {
         let mut lost = Lost::default();
         let lost_at = limit_over(job, since, self.config.worker_lost_after);
         loop {
-            match self.find(attempt, &key).await {
+            match self.find(job, attempt, &key).await {
                 Some(KeyAnswer::Found { remote }) => {
                     return self.step(job, attempt, JobEvent::Accepted { remote }).await;
                 }
@@ -51,21 +51,22 @@ impl Dispatcher {
     }
 
     /// Asks a worker for an attempt; `None` when the allowlist no longer names it. What it says twice it never took.
-    pub(super) async fn find(&self, attempt: &Attempt, key: &str) -> Option<KeyAnswer> {
-        match self.find_once(attempt, key).await {
+    pub(super) async fn find(&self, job: &LiveJob, attempt: &Attempt, key: &str) -> Option<KeyAnswer> {
+        match self.find_once(job, attempt, key).await {
             Some(KeyAnswer::Absent) => {
                 tokio::time::sleep(ABSENT_AGAIN).await;
-                self.find_once(attempt, key).await
+                self.find_once(job, attempt, key).await
             }
             other => other,
         }
     }
 
-    async fn find_once(&self, attempt: &Attempt, key: &str) -> Option<KeyAnswer> {
+    async fn find_once(&self, job: &LiveJob, attempt: &Attempt, key: &str) -> Option<KeyAnswer> {
         let contact = self.contact(attempt)?;
         // What a worker speaks is known once it was checked; until then nobody can say what it could say.
         if self.pool.is_healthy(attempt.worker) {
-            let sent_within = self.clock.now().since(attempt.since);
+            let by_the_wall = || self.clock.now().since(attempt.since);
+            let sent_within = job.made_at(attempt.since).map_or_else(by_the_wall, |made| made.elapsed());
             Some(self.upstream.find_by_key(&contact, key, sent_within).await)
         } else {
             Some(KeyAnswer::Unanswered)

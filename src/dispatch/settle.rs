@@ -82,7 +82,7 @@ impl Dispatcher {
         let mut lost = Lost::default();
         let lost_at = limit_over(job, at, self.config.worker_lost_after);
         while Instant::now() <= lost_at {
-            match self.find(attempt, &key).await {
+            match self.find(job, attempt, &key).await {
                 Some(KeyAnswer::Found { remote }) => {
                     return self.step(job, attempt, JobEvent::Accepted { remote }).await;
                 }

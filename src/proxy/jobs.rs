@@ -314,7 +314,7 @@ pub(super) fn not_dispatched() -> Problem {
 pub(super) fn store_problem(error: &StoreError) -> Problem {
     match error {
         StoreError::Full => {
-            Problem::new(ProblemCode::StorageFull, "the pool's disk is full; nothing was taken in")
+            Problem::new(ProblemCode::StorageFull, "the pool's disk is full; nothing was changed")
         }
         StoreError::Broken(cause) => {
             log::error!("the store failed: {cause}");

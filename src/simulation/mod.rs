@@ -5,7 +5,7 @@
 //! A seed is a history; the same seed is the same history. After each one:
 //!
 //! - **I1** every acknowledged job is in the store, and has ended;
-//! - **I2** no two runs of a job were alive at the same time;
+//! - **I2** no two runs of a job were alive at the same time, and none ran again but by its terms or its client's wish;
 //! - every job that waits says why;
 //! - **I3** no worker had more runs than its limit, and no slot is taken when nothing runs.
 //!
@@ -13,6 +13,7 @@
 
 mod world;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::dispatch::{DispatchConfig, Dispatcher, Parts};
 use crate::job::{DefaultTerms, JobId, OnUnknown, OnWorkerLost, Priority, Terms};
 use crate::pool::Pool;
 use crate::pool::prober::Prober;
-use crate::queue::{Queue, QueueDeadlines, explain};
+use crate::queue::{Queue, QueueDeadlines, Retried, explain};
 use crate::reconcile;
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Drain, Inserted, JobFilter, NewJob, Payload, Store, Work};
@@ -152,11 +153,16 @@ impl History {
     /// Submits the jobs while everything fails now and then, and then lets the pool come to rest.
     async fn play(&mut self) {
         let begun = Instant::now();
+        let (mut set_back, mut survivors) = (false, BTreeSet::new());
         let mut life = Life::begin(&self.store, &self.world, &self.clock).await;
         for n in 0..JOBS {
             sleep(Duration::from_millis(self.rng.random_range(0..3_000))).await;
             match self.rng.random_range(0..100) {
                 0..4 => {
+                    if std::mem::take(&mut set_back) {
+                        self.forgive_live_jobs(&life, |_| true);
+                    }
+                    survivors.extend(self.acknowledged.iter().filter(|id| life.queue.is_live(id)).cloned());
                     life.crash().await;
                     sleep(Duration::from_millis(self.rng.random_range(0..60_000))).await;
                     life = Life::begin(&self.store, &self.world, &self.clock).await;
@@ -171,7 +177,14 @@ impl History {
                 26..32 => self.retry_one(&life).await,
                 32..35 => self.drain_one(&life).await,
                 35..38 => self.resume_all(&life).await,
-                38..41 => self.clock.jump(self.rng.random_range(-JUMP_MICROS_MAX..JUMP_MICROS_MAX)),
+                38..41 => {
+                    let micros = self.rng.random_range(-JUMP_MICROS_MAX..JUMP_MICROS_MAX);
+                    if micros < 0 {
+                        set_back = true;
+                        self.forgive_live_jobs(&life, |id| survivors.contains(id));
+                    }
+                    self.clock.jump(micros);
+                }
                 _ => {}
             }
             self.submit(&life, n).await;
@@ -207,6 +220,9 @@ impl History {
         let terms = self.terms();
         if terms.on_unknown == Some(OnUnknown::Retry) {
             self.world.may_run_twice(id.clone());
+        }
+        if terms.on_worker_lost == Some(OnWorkerLost::Retry) {
+            self.world.may_run_again(id.clone());
         }
         let job = NewJob {
             id: id.clone(),
@@ -248,10 +264,23 @@ impl History {
         }
     }
 
+    /// A pool whose clock was set back takes what another process sent before for younger than it is, and a worker that was started anew
+    /// since for one that remembers.
+    fn forgive_live_jobs(&self, life: &Life, which: impl Fn(&JobId) -> bool) {
+        for id in self.acknowledged.iter().filter(|id| life.queue.is_live(id) && which(id)) {
+            self.world.may_run_again(id.clone());
+        }
+    }
+
     async fn retry_one(&mut self, life: &Life) {
         if let Some(id) = self.one_of_the_acknowledged() {
             // It may be one of the writes that fail.
-            let _ = life.queue.retry(&id).await;
+            let retried = life.queue.retry(&id).await;
+            log::debug!("a client retries: {retried:?}");
+            match retried {
+                Ok(Retried::NotNow(_) | Retried::WorkGone | Retried::Absent) => {}
+                Ok(Retried::Queued { .. }) | Err(_) => self.world.may_run_again(id),
+            }
         }
     }
 
@@ -319,7 +348,7 @@ fn from_environment(name: &str) -> Option<u64> {
 #[test]
 fn nothing_is_lost_and_nothing_runs_twice_whatever_fails() {
     if let Some(seed) = from_environment("SIMULATION_SEED") {
-        crate::telemetry::log_to_stderr(log::LevelFilter::Info);
+        crate::telemetry::log_to_stderr(log::LevelFilter::Debug);
         return run(seed);
     }
     let seeds = from_environment("SIMULATION_SEEDS").unwrap_or(SEEDS_DEFAULT);

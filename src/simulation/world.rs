@@ -47,6 +47,8 @@ struct State {
     taken: u32,
     /// Jobs whose clients would rather have them run twice than not at all.
     may_run_twice: BTreeSet<JobId>,
+    /// Jobs that may run again once a run is over.
+    may_run_again: BTreeSet<JobId>,
     violation: Option<String>,
 }
 
@@ -132,6 +134,7 @@ impl World {
             calm: false,
             taken: 0,
             may_run_twice: BTreeSet::new(),
+            may_run_again: BTreeSet::new(),
             violation: None,
         };
         Self { state: Mutex::new(state) }
@@ -153,6 +156,10 @@ impl World {
             _ => Disturbance::Wedge,
         };
         state.disturb(key, lasting, how);
+    }
+
+    pub fn may_run_again(&self, job: JobId) {
+        self.lock().may_run_again.insert(job);
     }
 
     pub fn may_run_twice(&self, job: JobId) {
@@ -338,6 +345,7 @@ impl State {
         };
         let run = Run { job: job.clone(), worker, starts, ends: starts + lasting, verdict };
         self.look_for_violations(&run);
+        log::debug!("{key} is taken as {}: {run:?}", self.taken + 1);
         self.taken += 1;
         let remote = format!("job_1_{}", self.taken);
         let index = self.runs.len();
@@ -357,6 +365,12 @@ impl State {
             && !self.may_run_twice.contains(&new.job)
         {
             self.violation.get_or_insert(format!("I2: two runs are alive: {other:?} and {new:?}"));
+        }
+        if let Some(other) = self.runs.iter().find(|run| run.job == new.job)
+            && !self.may_run_twice.contains(&new.job)
+            && !self.may_run_again.contains(&new.job)
+        {
+            self.violation.get_or_insert(format!("I2: a job runs again: {other:?} and {new:?}"));
         }
         let load: Vec<_> = self.runs.iter().filter(alive).filter(|run| run.worker == new.worker).collect();
         if load.len() >= LIMIT {

@@ -73,11 +73,11 @@ async fn status_logs_and_listing_outlive_the_workers_memory_of_the_job() {
 #[tokio::test]
 async fn results_are_collected_before_the_worker_forgets_them() {
     let standin =
-        Standin::start(Quirks { forget_after: Some(Duration::from_secs(1)), ..Quirks::brisk() }).await;
+        Standin::start(Quirks { forget_after: Some(Duration::from_secs(3)), ..Quirks::brisk() }).await;
     let pool = Pool::start(&[standin.entry(4)], "").await;
     let mut jobs = Vec::new();
     for _ in 0..8 {
-        jobs.push(pool.run(&["run_ms=200", "stdout=kept"]).await);
+        jobs.push(pool.run(&["run_ms=500", "stdout=kept"]).await);
     }
     for job in jobs {
         assert_eq!(pool.finished(&job).await["pool_status"], "completed");
