@@ -6,6 +6,7 @@
 pub mod answers;
 mod download;
 mod error;
+mod live_log;
 mod multipart;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 use answers::{Drained, Job, JobsPage, Listing, Logs, Moved, Pool, Refusal, Status};
 pub use download::{Progress, local_path};
 pub use error::ClientError;
+pub use live_log::LiveLog;
 pub use multipart::{Part, Upload};
 
 use crate::job::JobId;

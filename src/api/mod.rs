@@ -2,6 +2,7 @@
 
 pub mod bodies;
 pub mod listing;
+pub mod live_log;
 pub mod origins;
 pub mod problem;
 pub mod range;

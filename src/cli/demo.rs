@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use self::process::Process;
 use super::exit::Failure;
 use super::follow::{self, LogMode};
+use super::live_log::Shown;
 use super::{download, pack};
 use crate::client::{Client, ClientError, Part, Upload};
 use crate::job::{JobId, PoolStatus};
@@ -73,7 +74,8 @@ impl Demo {
         let client = self.start().await?;
         let job = self.submit(&client).await?;
         println!("submitted {job}; its log:");
-        let status = follow::until_finished(&client, &job, Some(JOB_TIMEOUT), LogMode::Live).await?.value;
+        let live = LogMode::Live(Shown::Both);
+        let status = follow::until_finished(&client, &job, Some(JOB_TIMEOUT), live).await?.value;
         println!("{job}: {}", follow::outcome(&status));
         if status.pool_status != PoolStatus::Completed {
             return Err(ClientError::Unexpected("the example job did not complete".to_owned()).into());

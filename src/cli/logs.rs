@@ -1,9 +1,10 @@
 //! `logs`: what a job has printed.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::exit::Failure;
+use super::follow::{self, LogMode};
+use super::live_log::{Screen, Shown};
 use super::pool::{FormatArgs, PoolArgs};
 use super::print;
 use crate::job::JobId;
@@ -12,6 +13,9 @@ use crate::job::JobId;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     job: JobId,
+    /// Go on while the job writes, until it has ended
+    #[arg(short, long, conflicts_with = "json")]
+    follow: bool,
     /// Only the job's standard output
     #[arg(long, conflicts_with_all = ["stderr", "json"])]
     stdout: bool,
@@ -25,24 +29,20 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
-    let logs = args.pool.client()?.logs(&args.job).await?;
+    let client = args.pool.client()?;
     if args.format.json {
-        print::line(&logs.text)?;
-    } else if args.stderr {
-        write_exactly(&logs.value.stderr)?;
+        print::line(&client.logs(&args.job).await?.text)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let shown = match (args.stdout, args.stderr) {
+        (true, _) => Shown::Stdout,
+        (false, true) => Shown::Stderr,
+        (false, false) => Shown::Both,
+    };
+    if args.follow {
+        follow::until_finished(&client, &args.job, None, LogMode::Live(shown)).await?;
     } else {
-        write_exactly(&logs.value.stdout)?;
-        if !args.stdout {
-            // Nothing can be said when standard error takes nothing.
-            let _ = io::stderr().write_all(logs.value.stderr.as_bytes());
-        }
+        Screen::new(&client, &args.job, shown).show_rest().await?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Not a byte more than the job wrote: the text may go to a file.
-fn write_exactly(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }

@@ -8,6 +8,7 @@ mod exit;
 mod follow;
 mod jobs;
 mod keygen;
+mod live_log;
 mod logs;
 mod outputs;
 mod pack;

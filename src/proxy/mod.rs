@@ -16,6 +16,7 @@ mod actions;
 mod archive;
 mod auth;
 mod cors;
+mod follow;
 mod health;
 mod jobs;
 mod kept;
@@ -180,6 +181,7 @@ impl ProxyHttp for Front {
             Route::Preflight => respond::preflight(session).await,
             Route::Submit => self.submit(session, &caller).await,
             Route::Status(job) => return self.status(session, ctx, &job).await,
+            Route::Logs(job) if follow::is_wanted(session) => return self.follow(session, ctx, &job).await,
             Route::Logs(job) => self.logs(session, &job).await,
             Route::Listing(job) => self.listing(session, &job).await,
             Route::Output(job, path) => return self.output(session, ctx, &job, path).await,

@@ -11,8 +11,10 @@ use pingora::{Error, ErrorType, Result};
 
 use tokio::time::Instant;
 
+use super::follow::not_live;
 use super::respond;
 use crate::api::bodies::StatusBody;
+use crate::api::live_log::EVENT_STREAM;
 use crate::api::{OutputPath, Problem, ProblemCode};
 use crate::pool::Pool;
 use crate::queue::LiveJob;
@@ -27,6 +29,7 @@ pub enum Passage {
     Status(StatusPassage),
     Output(OutputPassage),
     Stream(StreamPassage),
+    Follow(StreamPassage),
 }
 
 /// Where the worker is.
@@ -60,7 +63,7 @@ pub struct OutputPassage {
     pub listed: Listed,
 }
 
-/// A WebSocket with a job's live log.
+/// A job's live log: as a WebSocket, or as server-sent events.
 pub struct StreamPassage {
     pub to: Destination,
     pub target: Target,
@@ -93,6 +96,9 @@ pub enum Admitted {
 
 /// A status is held in memory until it is whole; one with 10,000 outputs takes about 2 MiB.
 const STATUS_BYTES_MAX: usize = 16 << 20;
+
+/// A worker says every fifteen seconds that it is still there; one that has missed a few is not.
+const FOLLOW_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Request headers that a worker may see: what a partial or conditional request needs.
 const REQUEST_HEADERS: [(HeaderName, &str); 5] = [
@@ -138,7 +144,7 @@ impl Passage {
         let (to, target) = match self {
             Self::Status(status) => (&status.to, status.target.clone()),
             Self::Output(output) => (&output.to, output.target()),
-            Self::Stream(stream) => (&stream.to, stream.target.clone()),
+            Self::Stream(stream) | Self::Follow(stream) => (&stream.to, stream.target.clone()),
         };
         let mut peer = http_peer(dialer, &to.contact, to.address, &target)?;
         match self {
@@ -150,6 +156,7 @@ impl Passage {
             Self::Output(_) => {}
             // A job may be silent for as long as it runs.
             Self::Stream(_) => peer.options.read_timeout = None,
+            Self::Follow(_) => peer.options.read_timeout = Some(FOLLOW_SILENCE_MAX),
         }
         Ok(Box::new(peer))
     }
@@ -159,7 +166,7 @@ impl Passage {
         match self {
             Self::Status(status) => &status.to.contact,
             Self::Output(output) => &output.to.contact,
-            Self::Stream(stream) => &stream.to.contact,
+            Self::Stream(stream) | Self::Follow(stream) => &stream.to.contact,
         }
     }
 
@@ -181,6 +188,11 @@ impl Passage {
                 }
                 Ok(head)
             }
+            Self::Follow(stream) => {
+                let mut head = request_head("GET", &stream.to.contact, &stream.target)?;
+                copy(client, &mut head, HeaderName::from_static("last-event-id"), "Last-Event-ID")?;
+                Ok(head)
+            }
         }
     }
 
@@ -190,6 +202,7 @@ impl Passage {
             Self::Status(_) => admit_status(head),
             Self::Output(output) => output.admit(head),
             Self::Stream(_) => admit_stream(head),
+            Self::Follow(_) => admit_follow(head),
         }
     }
 
@@ -220,7 +233,7 @@ impl Passage {
             }
             Self::Status(status) => &status.to,
             Self::Output(output) => &output.to,
-            Self::Stream(stream) => &stream.to,
+            Self::Stream(stream) | Self::Follow(stream) => &stream.to,
         };
         let connects = matches!(
             error.etype(),
@@ -317,6 +330,22 @@ fn admit_stream(head: &mut ResponseHeader) -> Result<Admitted> {
     }
     let message = format!("the worker does not stream this job: it answered {}", head.status.as_u16());
     Ok(Admitted::No(Problem::new(ProblemCode::WorkerError, message)))
+}
+
+fn admit_follow(head: &mut ResponseHeader) -> Result<Admitted> {
+    let events = head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == EVENT_STREAM);
+    match head.status {
+        StatusCode::OK if events => {
+            keep_only(head, &[header::CONTENT_TYPE]);
+            head.insert_header(header::CACHE_CONTROL, "no-store")?;
+            Ok(Admitted::Yes)
+        }
+        StatusCode::NOT_FOUND => {
+            let message = "the worker no longer knows this job";
+            Ok(Admitted::No(Problem::new(ProblemCode::OutputExpired, message)))
+        }
+        _ => Ok(Admitted::No(not_live())),
+    }
 }
 
 // === impl OutputPassage ===

@@ -14,7 +14,7 @@ const PREFLIGHT: [(HeaderName, &str); 3] = [
     (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, OPTIONS"),
     (
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        "Authorization, Content-Type, Idempotency-Key, If-None-Match, If-Range, Priority, Range, X-API-Key",
+        "Authorization, Content-Type, Idempotency-Key, If-None-Match, If-Range, Last-Event-ID, Priority, Range, X-API-Key",
     ),
     (header::ACCESS_CONTROL_MAX_AGE, "86400"),
 ];

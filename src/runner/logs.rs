@@ -7,20 +7,13 @@ use std::path::{Path, PathBuf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
+pub use crate::api::live_log::LogStream as Stream;
+
 /// Bytes kept of each stream. What a job writes beyond is read and thrown away, so that it does not block.
 pub const KEPT_BYTES_MAX: u64 = 10 * 1024 * 1024;
 
 /// Bytes read at once: a pipe's whole content.
 const CHUNK_BYTES: usize = 64 * 1024;
-
-/// The two streams of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
 
 /// How far a stream has come, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -7,12 +7,13 @@
 //! - [`order`] unpacks them ([`unpack`]) and decides with the [`manifest`] what is run, by which [`interpreter`];
 //! - [`execute`] runs it: a [`process`] in a [`sandbox`] with a [`seccomp`] filter, its output kept as [`logs`];
 //! - [`enforcement`], by [`cgroup`] or resource limits, and [`disk`] hold it to its [`limits`], and [`usage`] is measured;
-//! - [`job`] is what is then known; [`outputs`] lists its files and [`workdir`] opens them safely.
+//! - [`job`] is what is then known, and [`follow`] tells it as it comes; [`outputs`] lists its files and [`workdir`] opens them safely.
 
 pub mod cgroup;
 pub mod disk;
 pub mod enforcement;
 pub mod execute;
+pub mod follow;
 mod http;
 pub mod interpreter;
 pub mod job;

@@ -29,6 +29,7 @@ mod framing;
 mod front;
 mod health;
 mod kept;
+mod live_log;
 mod outputs;
 mod policies;
 mod readme;

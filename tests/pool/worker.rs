@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -35,6 +35,11 @@ impl Worker {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     /// This worker's entry in workers.json.

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::{find, url};
+use super::{find, stream, url};
 use crate::runner::job::{Job, Phase, Verdict};
 use crate::runner::logs::{KEPT_BYTES_MAX, Stream};
 use crate::runner::outputs::{Outputs, file_type};
@@ -107,12 +108,19 @@ pub(super) async fn cancel(
     Ok(Json(json!({ "job_id": job.id.as_str(), "status": job.phase().status() })))
 }
 
-/// `GET /logs/{id}`.
+/// `GET /logs/{id}`; with `?follow=1`, as events while the job writes it.
 pub(super) async fn logs(
     State(worker): State<Arc<Worker>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, Refusal> {
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let job = find(&worker, &id)?;
+    match url::query_value(uri.query(), "follow").as_deref() {
+        None | Some("0") => {}
+        Some("1") => return stream::events(job, &headers),
+        Some(other) => return Err(Refusal::bad_request(format!("follow is 0 or 1, not {other:?}"))),
+    }
     let extents = *job.logs.watch().borrow();
     let read = tokio::task::spawn_blocking(move || {
         let read = |stream| job.logs.read(stream, 0, KEPT_BYTES_MAX);
@@ -127,5 +135,5 @@ pub(super) async fn logs(
             body[key] = true.into();
         }
     }
-    Ok(Json(body))
+    Ok(Json(body).into_response())
 }

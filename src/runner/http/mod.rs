@@ -77,7 +77,7 @@ async fn allow_browsers(request: axum::extract::Request, next: Next) -> Response
         .insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("Content-Type, Idempotency-Key, Range"),
+        HeaderValue::from_static("Content-Type, Idempotency-Key, Last-Event-ID, Range"),
     );
     response
 }

@@ -4,6 +4,7 @@ mod client;
 mod files;
 mod lifecycle;
 mod limits;
+mod live_log;
 mod protocol;
 mod tls;
 mod walls;
