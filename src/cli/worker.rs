@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::keyfile;
 use crate::runner::enforcement::Enforcement;
+use crate::runner::environment::Environments;
 use crate::runner::interpreter::Interpreter;
 use crate::runner::sandbox::Sandbox;
 use crate::runner::server::{Stop, serve};
@@ -53,9 +54,18 @@ pub struct Args {
     /// What is around each job
     #[arg(long, value_enum, default_value_t = Walls::Bubblewrap)]
     sandbox: Walls,
+    /// Directory of prepared environments, a Python venv for example: each is a directory that a manifest may name
+    #[arg(long, value_name = "DIR")]
+    environments: Option<PathBuf>,
+    /// What the worker says of itself at /health; may be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
     /// How long a finished job's results are kept
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_time)]
     keep: Duration,
+    /// How long running jobs may go on when the worker is told to stop (SIGTERM), which takes no new ones then
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
+    drain: Duration,
     /// Largest submission taken
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     max_upload: u64,
@@ -90,7 +100,7 @@ fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
     let identity = OwnCertificate::new(keyfile::read(&args.key)?, Clock::System);
     let worker_id = identity.public();
     let access = args.access()?;
-    let Args { listen, data, keep, max_upload, .. } = args;
+    let Args { listen, data, keep, drain, max_upload, .. } = args;
     let capacity = match args.capacity {
         Some(capacity) => capacity,
         None => NonZeroU32::try_from(std::thread::available_parallelism()?).unwrap_or(NonZeroU32::MIN),
@@ -105,7 +115,13 @@ fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
             Sandbox::None
         }
     };
-    if args.key.canonicalize().is_ok_and(|key| sandbox.shows(&key)) {
+    let environments = match &args.environments {
+        Some(dir) => {
+            Environments::open(dir).map_err(|error| format!("--environments {}: {error}", dir.display()))?
+        }
+        None => Environments::default(),
+    };
+    if args.key.canonicalize().is_ok_and(|key| sandbox.shows(&key) || environments.show(&key)) {
         return Err(format!("--key {}: every job can read that file", args.key.display()).into());
     }
     log::info!(
@@ -116,8 +132,21 @@ fn run_worker(args: Args) -> Result<(), Box<dyn Error>> {
     log::info!("{grant:?}, held by {}", enforcement.name());
     let named = data.display().to_string();
     let interpreters = Interpreter::installed();
-    let settings =
-        Settings { identity, capacity, data, sandbox, enforcement, grant, interpreters, keep, max_upload };
+    let labels = args.labels.into_iter().collect();
+    let settings = Settings {
+        identity,
+        capacity,
+        data,
+        sandbox,
+        enforcement,
+        grant,
+        interpreters,
+        environments,
+        labels,
+        keep,
+        drain,
+        max_upload,
+    };
     let worker = Worker::open(settings).map_err(|error| format!("--data {named}: {error}"))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -163,6 +192,14 @@ fn stop_signals() -> io::Result<mpsc::Receiver<Stop>> {
         }
     });
     Ok(receiver)
+}
+
+/// Reads a label: its key and its value.
+fn parse_label(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("a label is written like gpu=a100"),
+    }
 }
 
 /// Reads a time: a whole number and its unit.

@@ -225,8 +225,14 @@ impl Dispatcher {
                 Answer::Known(RemoteStatus { stage, json }) => {
                     lost = Lost::default();
                     job.saw_worker_status(json);
-                    if let Stage::Ended(verdict) = stage {
-                        return JobEvent::Ended { verdict };
+                    match stage {
+                        Stage::Active => {}
+                        Stage::Ended(verdict) => return JobEvent::Ended { verdict },
+                        Stage::Lost => {
+                            let reason =
+                                format!("worker {} was stopped while it ran the job", attempt.worker);
+                            return self.loss(job, attempt, &reason);
+                        }
                     }
                     if contact.dialect == Dialect::Sandrun {
                         // Cut short when a client's own status call brought news.

@@ -53,7 +53,7 @@ impl Dispatcher {
                 Answer::Known(status) => {
                     lost = Lost::default();
                     job.saw_worker_status(status.json);
-                    if let Stage::Ended(_) = status.stage {
+                    if status.stage != Stage::Active {
                         let results = self.fetch_results(job, attempt, remote);
                         let results = tokio::time::timeout(RESULTS_TIME, results).await.ok();
                         return self.step_with(job, attempt, JobEvent::Settled, results).await;

@@ -301,7 +301,7 @@ impl StatusPassage {
         let said = sandrun::status(&self.body).ok();
         if let Some(said) = &said {
             self.job.saw_worker_status(Arc::clone(&said.json));
-            if let Stage::Ended(_) = said.stage {
+            if said.stage != Stage::Active {
                 self.job.news.notify_one();
             }
         }

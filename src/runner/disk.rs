@@ -26,15 +26,15 @@ const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 /// The unit of `st_blocks`.
 const BLOCK_BYTES: u64 = 512;
 
-/// Waits until a job holds more of the disk than it may.
-pub async fn overfull(job: Arc<Job>) -> Limit {
+/// Waits until a job holds more of the disk than these bytes.
+pub async fn overfull(job: Arc<Job>, bytes_max: u64) -> Limit {
     let mut pause = PAUSE_MIN;
     loop {
         tokio::time::sleep(pause).await;
         let since = Instant::now();
         let looking = tokio::task::spawn_blocking({
             let job = Arc::clone(&job);
-            move || broken(&job)
+            move || broken(&job, bytes_max)
         });
         match looking.await {
             Ok(Ok(None)) => {}
@@ -50,11 +50,11 @@ pub async fn overfull(job: Arc<Job>) -> Limit {
 ///
 /// # Errors
 /// When its directories are gone or the file system does not tell its free space.
-pub fn broken(job: &Job) -> io::Result<Option<Limit>> {
-    let dir = &job.order.dir;
+pub fn broken(job: &Job, bytes_max: u64) -> io::Result<Option<Limit>> {
+    let dir = &job.dir;
     let mut held = Held::default();
     for part in [dir.work()?, WorkDir::new(&dir.tmp())?, WorkDir::new(&dir.shm())?] {
-        if held.add(&part, job.order.limits.disk_bytes).is_break() {
+        if held.add(&part, bytes_max).is_break() {
             return Ok(Some(Limit::Disk));
         }
     }

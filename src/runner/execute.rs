@@ -2,15 +2,15 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::process::{ChildStderr, ChildStdout};
 use tokio_util::sync::CancellationToken;
 
 use super::disk;
 use super::enforcement::Enforcement;
-use super::job::{Finished, Job, Phase, Verdict};
-use super::limits::Limit;
+use super::job::{Finished, Job, Order, Phase, Verdict};
+use super::limits::{Limit, Limits};
 use super::logs::Stream;
 use super::outputs::Outputs;
 use super::process::{End, Process};
@@ -37,12 +37,12 @@ pub struct Surroundings {
 }
 
 /// Runs a job to its end, in the slot that it was given.
-pub async fn execute(job: Arc<Job>, slot: Slot, around: Surroundings) {
+pub async fn execute(job: Arc<Job>, order: Arc<Order>, slot: Slot, around: Surroundings) {
     let since = Instant::now();
-    job.enter(Phase::Running { since });
-    log::info!("{}: running {} {}", job.id, job.order.plan.interpreter.name(), job.order.plan.entrypoint);
+    job.enter(Phase::Running { order: Arc::clone(&order), since });
+    log::info!("{}: running {} {}", job.id, order.plan.interpreter.name(), order.plan.entrypoint);
 
-    let (verdict, usage) = match follow(&job, &around).await {
+    let (verdict, usage) = match follow(&job, &order, &around).await {
         Ok((End::Exited(code), usage)) => (Verdict::Exited(code), usage),
         Ok((End::OverLimit(limit), usage)) => (Verdict::OverLimit(limit), usage),
         Ok((End::TimedOut, usage)) => (Verdict::TimedOut, usage),
@@ -50,50 +50,61 @@ pub async fn execute(job: Arc<Job>, slot: Slot, around: Surroundings) {
         Ok((End::Cancelled, usage)) => (Verdict::Cancelled, usage),
         Err(error) => (Verdict::Broken(error.to_string()), Usage::default()),
     };
-    let wall = since.elapsed();
+    let end = Finished {
+        verdict,
+        usage,
+        wall: since.elapsed(),
+        outputs: Outputs::default(),
+        at: SystemTime::now(),
+    };
     let settled = tokio::task::spawn_blocking({
-        let (job, verdict) = (Arc::clone(&job), verdict.clone());
-        move || settle(&job, verdict)
+        let (job, end) = (Arc::clone(&job), end.clone());
+        move || settle(&job, &order, end)
     });
-    let (verdict, outputs) =
-        settled.await.unwrap_or_else(|error| (Verdict::Broken(error.to_string()), Outputs::default()));
+    let end =
+        settled.await.unwrap_or_else(|error| Finished { verdict: Verdict::Broken(error.to_string()), ..end });
 
-    log::info!("{}: {verdict:?} after {wall:.1?}, {} outputs", job.id, outputs.files.len());
+    log::info!("{}: {:?} after {:.1?}, {} outputs", job.id, end.verdict, end.wall, end.outputs.files.len());
     // Whoever learns of the end sends the next job at once, and must find the slot free.
     drop(slot);
-    job.enter(Phase::Finished(Arc::new(Finished { verdict, usage, wall, outputs, at: Instant::now() })));
+    job.enter(Phase::Finished(Arc::new(end)));
 }
 
-/// What is left to find out when the processes are gone.
-fn settle(job: &Job, verdict: Verdict) -> (Verdict, Outputs) {
-    let verdict = match verdict {
-        Verdict::Exited(code) => {
-            broken_at_the_end(job, code).map_or(Verdict::Exited(code), Verdict::OverLimit)
-        }
-        other => other,
-    };
-    if let Err(error) = job.order.dir.remove_scratch() {
-        log::warn!("{}: its /tmp cannot be removed: {error}", job.id);
+/// Finds out what is left to find out when the processes are gone, and puts the end on record.
+fn settle(job: &Job, order: &Order, mut end: Finished) -> Finished {
+    if let Verdict::Exited(code) = end.verdict
+        && let Some(limit) = broken_at_the_end(job, &order.limits, code)
+    {
+        end.verdict = Verdict::OverLimit(limit);
     }
-    (verdict, job.order.rule.collect(&job.order.work, job.order.limits.disk_bytes))
+    job.dir.remove_all_but_results();
+    end.outputs = order.rule.collect(&job.work, order.limits.disk_bytes);
+    end.at = SystemTime::now();
+    if let Err(error) = job.record_end(&end) {
+        log::error!(
+            "{}: its end cannot be put on record, and is lost when the worker stops: {error}",
+            job.id
+        );
+    }
+    end
 }
 
 /// The limit that a job has broken which ended with this code before anybody saw.
-fn broken_at_the_end(job: &Job, code: i32) -> Option<Limit> {
-    if job.logs.written() > job.order.limits.output_bytes {
+fn broken_at_the_end(job: &Job, limits: &Limits, code: i32) -> Option<Limit> {
+    if job.logs.written() > limits.output_bytes {
         return Some(Limit::Output);
     }
     if code == FILE_SIZE_EXCEEDED {
         return Some(Limit::FileSize);
     }
     // A disk that somebody else has filled is no fault of a job that needs no more of it.
-    disk::broken(job).unwrap_or_default().filter(|limit| *limit == Limit::Disk)
+    disk::broken(job, limits.disk_bytes).unwrap_or_default().filter(|limit| *limit == Limit::Disk)
 }
 
-async fn follow(job: &Arc<Job>, around: &Surroundings) -> io::Result<(End, Usage)> {
-    let limits = job.order.limits;
+async fn follow(job: &Arc<Job>, order: &Order, around: &Surroundings) -> io::Result<(End, Usage)> {
+    let limits = order.limits;
     let hold = around.enforcement.hold(&limits)?;
-    let command = around.sandbox.command(&job.order.plan, &job.order.dir, &limits, &hold)?;
+    let command = around.sandbox.command(&order.plan, &job.dir, &limits, &hold)?;
     let (process, stdout, stderr) = Process::start(&around.sandbox, command, limits, hold)?;
     let stdout = ChildStdout::from_std(stdout)?;
     let stderr = ChildStderr::from_std(stderr)?;
@@ -107,11 +118,11 @@ async fn follow(job: &Arc<Job>, around: &Surroundings) -> io::Result<(End, Usage
             out.and(err)
         }
     });
-    let deadline = tokio::time::Instant::now() + job.order.timeout;
+    let deadline = tokio::time::Instant::now() + order.timeout;
     let broken = async {
         tokio::select! {
             () = job.logs.outgrow(limits.output_bytes) => Limit::Output,
-            limit = disk::overfull(Arc::clone(job)) => limit,
+            limit = disk::overfull(Arc::clone(job), limits.disk_bytes) => limit,
         }
     };
     let end = process.end(deadline, around.stop.cancelled(), job.cancelled(), broken).await;

@@ -74,8 +74,8 @@ impl Follower {
                     self.ended = true;
                     return Ok(Some(News::End(status, finished, self.position)));
                 }
-                Phase::Queued | Phase::Running { .. } if self.told == Some(status) => {}
-                Phase::Queued | Phase::Running { .. } => {
+                Phase::Queued(_) | Phase::Running { .. } if self.told == Some(status) => {}
+                Phase::Queued(_) | Phase::Running { .. } => {
                     self.told = Some(status);
                     return Ok(Some(News::Status(status)));
                 }

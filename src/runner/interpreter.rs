@@ -19,7 +19,8 @@ const VERSION_SECONDS_MAX: &str = "5";
 const VERSION_BYTES_MAX: u64 = 4096;
 
 /// An interpreter that a manifest may name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Interpreter {
     /// Python 3, the default.
     Python3,
@@ -60,7 +61,8 @@ pub enum MissingInterpreter {
 }
 
 impl Interpreter {
-    const ALL: [Self; 7] =
+    /// All that there are.
+    pub const ALL: [Self; 7] =
         [Self::Python3, Self::Python, Self::Node, Self::Bash, Self::Sh, Self::Ruby, Self::Perl];
 
     /// The interpreter's name, in manifests and on disk.
@@ -129,7 +131,7 @@ fn version_in(text: &str) -> Option<String> {
 }
 
 /// Whether a program exists and everything its links lead through to is in a tree that jobs see.
-fn in_sight(program: &Path) -> bool {
+pub(super) fn in_sight(program: &Path) -> bool {
     program
         .canonicalize()
         .is_ok_and(|real| real.is_file() && VISIBLE.iter().any(|tree| real.starts_with(tree)))

@@ -2,16 +2,21 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::interpreter::Interpreter;
 use super::jobdir::JobDir;
 use super::limits::{Limit, Limits};
-use super::logs::Logs;
+use super::logs::{Extents, Logs};
 use super::outputs::{OutputRule, Outputs};
+use super::record::Record;
+use super::registry::IdempotencyKey;
 use super::sandbox::Plan;
 use super::usage::Usage;
 use super::workdir::WorkDir;
@@ -25,15 +30,32 @@ pub struct JobId(String);
 pub struct Job {
     /// Its name.
     pub id: JobId,
-    /// What it is made of.
-    pub order: Order,
+    /// What is known of it for as long as it is.
+    pub facts: Facts,
+    /// Its files.
+    pub work: WorkDir,
+    /// Holds everything of it on disk.
+    pub dir: JobDir,
     /// What it writes.
     pub logs: Logs,
     phase: watch::Sender<Phase>,
     cancel: CancellationToken,
 }
 
-/// Everything that is fixed about a job before it starts.
+/// What is known of a job from its beginning until it is forgotten.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its client's name for it.
+    pub key: Option<IdempotencyKey>,
+    /// What runs it.
+    pub interpreter: Interpreter,
+    /// The name of its environment; empty where it has none.
+    pub environment: String,
+    /// SHA-256 of the upload, in hex.
+    pub hash: String,
+}
+
+/// Everything about a job that is only of use until it has ended.
 #[derive(Debug)]
 pub struct Order {
     /// What to run.
@@ -42,23 +64,19 @@ pub struct Order {
     pub timeout: Duration,
     /// What it may use.
     pub limits: Limits,
-    /// Its files.
-    pub work: WorkDir,
-    /// Which of them are outputs.
+    /// Which of its files are outputs.
     pub rule: OutputRule,
-    /// SHA-256 of the upload, in hex.
-    pub hash: String,
-    /// Holds everything above on disk.
-    pub dir: JobDir,
 }
 
 /// Where a job is in its life.
 #[derive(Debug, Clone)]
 pub enum Phase {
     /// Accepted; its process starts in a moment.
-    Queued,
+    Queued(Arc<Order>),
     /// Its process runs.
     Running {
+        /// What is run.
+        order: Arc<Order>,
         /// Since when.
         since: Instant,
     },
@@ -67,7 +85,7 @@ pub enum Phase {
 }
 
 /// A finished job.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Finished {
     /// How it ended.
     pub verdict: Verdict,
@@ -78,11 +96,12 @@ pub struct Finished {
     /// What it made.
     pub outputs: Outputs,
     /// When it ended.
-    pub at: Instant,
+    pub at: SystemTime,
 }
 
 /// How a job ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Its process ended by itself with this code.
     Exited(i32),
@@ -90,6 +109,8 @@ pub enum Verdict {
     TimedOut,
     /// The worker stopped.
     WorkerStopped,
+    /// The worker's process ended while the job ran, and could not see to it.
+    WorkerLost,
     /// A client cancelled it.
     Cancelled,
     /// It used more than it may.
@@ -115,6 +136,12 @@ pub enum Status {
 // === impl JobId ===
 
 impl JobId {
+    /// The job of an earlier process whose directory has this name.
+    #[must_use]
+    pub fn of_directory(name: String) -> Self {
+        Self(name)
+    }
+
     /// The job of this number in this process, accepted at `unix_seconds`.
     #[must_use]
     pub fn new(unix_seconds: u64, number: u64) -> Self {
@@ -143,11 +170,53 @@ impl fmt::Display for JobId {
 // === impl Job ===
 
 impl Job {
-    /// A job that has just been accepted.
-    #[must_use]
-    pub fn new(id: JobId, order: Order) -> Self {
-        let logs = Logs::new(order.dir.path());
-        Self { id, order, logs, phase: watch::Sender::new(Phase::Queued), cancel: CancellationToken::new() }
+    /// A job that is about to be accepted, on record. Blocks.
+    ///
+    /// # Errors
+    /// When its directory is gone or its record cannot be written.
+    pub fn create(id: JobId, facts: Facts, order: Order, dir: JobDir) -> io::Result<Self> {
+        dir.record(&Record { facts: facts.clone(), end: None })?;
+        Self::new(id, facts, dir, Phase::Queued(Arc::new(order)), Extents::default())
+    }
+
+    /// A job of an earlier process, by its record. One that ran then is lost, which is put on record. Blocks.
+    ///
+    /// # Errors
+    /// When its directory is not a job's.
+    pub fn restore(id: JobId, record: Record, dir: JobDir) -> io::Result<Self> {
+        let facts = record.facts;
+        let (finished, extents) = match record.end {
+            Some(end) => end,
+            None => {
+                let end = (Finished::lost(), dir.log_extents());
+                dir.remove_all_but_results();
+                dir.record(&Record { facts: facts.clone(), end: Some(end.clone()) })?;
+                end
+            }
+        };
+        Self::new(id, facts, dir, Phase::Finished(Arc::new(finished)), extents)
+    }
+
+    fn new(id: JobId, facts: Facts, dir: JobDir, phase: Phase, extents: Extents) -> io::Result<Self> {
+        let (work, logs) = (dir.work()?, Logs::new(dir.path(), extents));
+        Ok(Self {
+            id,
+            facts,
+            work,
+            dir,
+            logs,
+            phase: watch::Sender::new(phase),
+            cancel: CancellationToken::new(),
+        })
+    }
+
+    /// Puts its end on record. Blocks.
+    ///
+    /// # Errors
+    /// When the disk fails or is full.
+    pub(super) fn record_end(&self, finished: &Finished) -> io::Result<()> {
+        let end = (finished.clone(), *self.logs.watch().borrow());
+        self.dir.record(&Record { facts: self.facts.clone(), end: Some(end) })
     }
 
     /// Where it is now.
@@ -185,7 +254,7 @@ impl Phase {
     #[must_use]
     pub fn status(&self) -> Status {
         match self {
-            Self::Queued => Status::Queued,
+            Self::Queued(_) => Status::Queued,
             Self::Running { .. } => Status::Running,
             Self::Finished(finished) => finished.verdict.status(),
         }
@@ -195,9 +264,19 @@ impl Phase {
     #[must_use]
     pub fn finished(&self) -> Option<&Arc<Finished>> {
         match self {
-            Self::Queued | Self::Running { .. } => None,
+            Self::Queued(_) | Self::Running { .. } => None,
             Self::Finished(finished) => Some(finished),
         }
+    }
+}
+
+// === impl Finished ===
+
+impl Finished {
+    /// The end of a job that nobody has seen.
+    fn lost() -> Self {
+        let (usage, outputs) = (Usage::default(), Outputs::default());
+        Self { verdict: Verdict::WorkerLost, usage, wall: Duration::ZERO, outputs, at: SystemTime::now() }
     }
 }
 
@@ -210,6 +289,7 @@ impl Verdict {
             Self::Exited(_)
             | Self::TimedOut
             | Self::WorkerStopped
+            | Self::WorkerLost
             | Self::Cancelled
             | Self::OverLimit(_)
             | Self::Broken(_) => Status::Failed,
@@ -221,7 +301,11 @@ impl Verdict {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Exited(code) => *code,
-            Self::TimedOut | Self::WorkerStopped | Self::Cancelled | Self::OverLimit(_) => 137,
+            Self::TimedOut
+            | Self::WorkerStopped
+            | Self::WorkerLost
+            | Self::Cancelled
+            | Self::OverLimit(_) => 137,
             Self::Broken(_) => 127,
         }
     }
@@ -233,6 +317,7 @@ impl Verdict {
             Self::Exited(_) => None,
             Self::TimedOut => Some("timeout"),
             Self::WorkerStopped => Some("worker_stopped"),
+            Self::WorkerLost => Some("worker_lost"),
             Self::Cancelled => Some("cancelled"),
             Self::OverLimit(limit) => Some(limit.reason()),
             Self::Broken(_) => Some("worker_error"),
@@ -244,6 +329,9 @@ impl Verdict {
     pub fn explanation(&self) -> Option<String> {
         match self {
             Self::Exited(_) | Self::TimedOut | Self::WorkerStopped | Self::Cancelled => None,
+            Self::WorkerLost => {
+                Some("The worker was killed, or its machine went down, while the job ran".into())
+            }
             Self::OverLimit(limit) => Some(limit.to_string()),
             Self::Broken(error) => Some(error.clone()),
         }

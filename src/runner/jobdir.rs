@@ -1,7 +1,10 @@
-//! The directory of one job, which lives exactly as long as something refers to the job.
+//! The directory of one job. Until its job is accepted, and from when it is forgotten, it lives as long as something
+//! refers to it; in between it outlives the process.
 //!
 //! ```text
 //! DATA/worker.lock     held by the process that owns the data directory
+//! DATA/memory.json     since when it knows all jobs
+//! DATA/jobs/ID/record.json  what is known of the job, once it is accepted
 //! DATA/jobs/ID/work    what the job sees as its world
 //! DATA/jobs/ID/tmp     its /tmp, until it ends
 //! DATA/jobs/ID/shm     its /dev/shm, until it ends
@@ -13,24 +16,32 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
+use super::job::{Job, JobId};
+use super::logs::{Extent, Extents};
+use super::record::{self, Memory, Record};
 use super::workdir::WorkDir;
 
 /// The worker's data directory. While this lives, no other process uses it.
 #[derive(Debug)]
 pub struct DataDir {
     jobs: PathBuf,
+    memory: PathBuf,
     _lock: File,
 }
 
-/// The directory of one job. Dropping it removes it, in the background where there is a runtime.
+/// The directory of one job. Dropping it removes it, in the background where there is a runtime, unless it is kept.
 #[derive(Debug)]
 pub struct JobDir {
     path: PathBuf,
+    kept: AtomicBool,
 }
 
 impl DataDir {
-    /// Opens the directory, making it if need be, and removes what an earlier process left of its jobs.
+    /// Opens the directory, making it if need be.
     ///
     /// # Errors
     /// When the directory cannot be made or written, or another worker uses it.
@@ -53,11 +64,55 @@ impl DataDir {
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        if jobs.exists() {
-            remove_tree(&jobs)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&jobs)?;
+        let data = Self { jobs, memory: path.join("memory.json"), _lock: lock };
+        if !data.memory.exists() {
+            data.remember_since(SystemTime::now())?;
         }
-        DirBuilder::new().mode(0o700).create(&jobs)?;
-        Ok(Self { jobs, _lock: lock })
+        Ok(data)
+    }
+
+    /// The jobs of earlier processes, as far as they had been accepted; removes what is left of others.
+    ///
+    /// # Errors
+    /// When the directory cannot be read. A job whose record cannot be made sense of is removed.
+    pub fn restore(&self) -> io::Result<Vec<Arc<Job>>> {
+        let mut jobs = Vec::new();
+        for entry in fs::read_dir(&self.jobs)? {
+            let entry = entry?;
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let dir = JobDir { path, kept: AtomicBool::new(false) };
+            let restored = match record::read(&dir.record_path()) {
+                Ok(Some(record)) => Job::restore(JobId::of_directory(name.clone()), record, dir),
+                // Its upload was not whole when the process ended.
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            match restored {
+                Ok(job) => {
+                    job.dir.keep();
+                    jobs.push(Arc::new(job));
+                }
+                Err(error) => log::error!("{name}: an earlier process's job cannot be restored: {error}"),
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Since when all jobs that were accepted are known.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn remembers_since(&self) -> io::Result<SystemTime> {
+        Ok(record::read::<Memory>(&self.memory)?.map_or_else(SystemTime::now, |memory| memory.since))
+    }
+
+    /// Puts on record that jobs from before then may be missing: before they are.
+    ///
+    /// # Errors
+    /// When the disk fails or is full.
+    pub fn remember_since(&self, since: SystemTime) -> io::Result<()> {
+        record::write(&self.memory, &Memory { since })
     }
 
     /// Where the jobs' directories are.
@@ -73,7 +128,7 @@ impl DataDir {
     pub fn create_job(&self, id: &str) -> io::Result<JobDir> {
         let path = self.jobs.join(id);
         DirBuilder::new().mode(0o700).create(&path)?;
-        let dir = JobDir { path };
+        let dir = JobDir { path, kept: AtomicBool::new(false) };
         for part in [dir.upload(), dir.path.join("work"), dir.tmp(), dir.shm()] {
             fs::create_dir(part)?;
         }
@@ -82,6 +137,36 @@ impl DataDir {
 }
 
 impl JobDir {
+    /// Lets it outlive this process.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Release);
+    }
+
+    /// Lets it go when nothing refers to it any more.
+    pub fn release(&self) {
+        self.kept.store(false, Ordering::Release);
+    }
+
+    /// Puts on record what is known of the job.
+    ///
+    /// # Errors
+    /// When the disk fails or is full.
+    pub fn record(&self, record: &Record) -> io::Result<()> {
+        record::write(&self.record_path(), record)
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.path.join("record.json")
+    }
+
+    /// How much of the job's logs is on disk.
+    #[must_use]
+    pub fn log_extents(&self) -> Extents {
+        let length = |name| self.path.join(name).metadata().map_or(0, |metadata| metadata.len());
+        let extent = |name| Extent { kept: length(name), written: length(name) };
+        Extents { stdout: extent("stdout"), stderr: extent("stderr") }
+    }
+
     /// Where the logs are.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -106,12 +191,13 @@ impl JobDir {
         self.path.join("shm")
     }
 
-    /// Removes what a job has no use for once it has ended.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn remove_scratch(&self) -> io::Result<()> {
-        remove_tree(&self.tmp()).and(remove_tree(&self.shm()))
+    /// Removes what is of no use once the job has ended.
+    pub fn remove_all_but_results(&self) {
+        for part in [self.upload(), self.tmp(), self.shm()].iter().filter(|part| part.exists()) {
+            if let Err(error) = remove_tree(part) {
+                log::warn!("{} cannot be removed: {error}", part.display());
+            }
+        }
     }
 
     /// Where the job works.
@@ -125,6 +211,9 @@ impl JobDir {
 
 impl Drop for JobDir {
     fn drop(&mut self) {
+        if *self.kept.get_mut() {
+            return;
+        }
         let path = std::mem::take(&mut self.path);
         let remove = move || {
             if let Err(error) = remove_tree(&path) {
@@ -185,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_directory_has_one_owner_who_starts_clean() {
+    fn data_directory_has_one_owner_who_removes_what_became_no_job() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
         let first = DataDir::open(&path).unwrap();
@@ -196,7 +285,7 @@ mod tests {
         assert!(DataDir::open(&path).unwrap_err().to_string().contains("another worker"));
 
         drop(first);
-        DataDir::open(&path).unwrap();
+        assert!(DataDir::open(&path).unwrap().restore().unwrap().is_empty());
         assert_eq!(fs::read_dir(path.join("jobs")).unwrap().count(), 0);
     }
 

@@ -43,7 +43,8 @@ pub enum NetworkPolicy {
 }
 
 /// A limit that a job has broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Limit {
     /// Its memory.
     Memory,

@@ -16,7 +16,7 @@ pub const KEPT_BYTES_MAX: u64 = 10 * 1024 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// How far a stream has come, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Extent {
     /// On disk.
     pub kept: u64,
@@ -25,7 +25,7 @@ pub struct Extent {
 }
 
 /// How far both streams have come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Extents {
     /// Of standard output.
     pub stdout: Extent,
@@ -71,10 +71,10 @@ impl Extents {
 }
 
 impl Logs {
-    /// Logs kept in this directory; none yet.
+    /// Logs kept in this directory, so far of these extents.
     #[must_use]
-    pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), extents: watch::Sender::default() }
+    pub fn new(dir: &Path, extents: Extents) -> Self {
+        Self { dir: dir.to_owned(), extents: watch::Sender::new(extents) }
     }
 
     /// How far the streams have come, and news of them.
@@ -159,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn flood_is_kept_to_the_bound_and_drained_beyond_it() {
         let dir = tempfile::tempdir().unwrap();
-        let logs = Logs::new(dir.path());
+        let logs = Logs::new(dir.path(), Extents::default());
         logs.capture(Stream::Stderr, tokio::io::repeat(b'x').take(KEPT_BYTES_MAX + 5)).await.unwrap();
         logs.capture(Stream::Stdout, &b"hello"[..]).await.unwrap();
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::interpreter::Interpreter;
 use super::path::JobPath;
@@ -39,6 +40,8 @@ pub struct Manifest {
     pub cpu: Option<Duration>,
     /// Whether it needs a network.
     pub network: Option<bool>,
+    /// The prepared directory that it needs.
+    pub environment: Option<String>,
 }
 
 /// A manifest that cannot be run: the sentence names the field and what is wrong with it.
@@ -57,6 +60,8 @@ struct Fields {
     memory_mb: Option<u64>,
     cpu_seconds: Option<f64>,
     network: Option<bool>,
+    environment: Option<String>,
+    requirements: Option<Value>,
 }
 
 impl Manifest {
@@ -69,8 +74,20 @@ impl Manifest {
             return Err(ManifestError(format!("it is larger than {MANIFEST_BYTES_MAX} bytes")));
         }
         let fields = serde_json::from_slice(json).map_err(|error| ManifestError(error.to_string()))?;
-        let Fields { entrypoint, interpreter, args, env, outputs, timeout, memory_mb, cpu_seconds, network } =
-            fields;
+        let Fields {
+            entrypoint,
+            interpreter,
+            args,
+            env,
+            outputs,
+            timeout,
+            memory_mb,
+            cpu_seconds,
+            network,
+            environment: prepared,
+            requirements,
+        } = fields;
+        none_required(requirements.as_ref())?;
         Ok(Self {
             entrypoint: entrypoint
                 .filter(|text| !text.is_empty())
@@ -87,7 +104,22 @@ impl Manifest {
             memory_bytes: memory_mb.map(mebibytes).transpose()?,
             cpu: cpu_seconds.map(|seconds| duration("cpu_seconds", seconds)).transpose()?,
             network,
+            environment: prepared.filter(|name| !name.is_empty()),
         })
+    }
+}
+
+/// A job that needs packages and would run without them fails in a way that nobody understands.
+fn none_required(requirements: Option<&Value>) -> Result<(), ManifestError> {
+    match requirements {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(()),
+        Some(Value::Array(list)) if list.is_empty() => Ok(()),
+        Some(_) => Err(ManifestError(
+            "requirements: this worker installs nothing. Name an `environment` that has the packages (GET \
+             /environments lists this worker's), or put them into the upload"
+                .into(),
+        )),
     }
 }
 
@@ -157,7 +189,7 @@ mod tests {
     fn manifest_reads_its_fields_and_ignores_others() {
         let manifest = Manifest::parse(
             br#"{"entrypoint":"./src/main.py","interpreter":"python3","args":["-n","1"],"env":{"B":"2","A":"x=y"},
-                "outputs":["results/"],"timeout":2.5,"memory_mb":512,"cpu_seconds":10,"network":true,"requirements":"numpy","environment":""}"#,
+                "outputs":["results/"],"timeout":2.5,"memory_mb":512,"cpu_seconds":10,"network":true,"requirements":"","environment":"ml"}"#,
         )
         .unwrap();
         assert_eq!(manifest.entrypoint.unwrap().as_str(), "src/main.py");
@@ -165,7 +197,9 @@ mod tests {
         assert_eq!(manifest.env, [("A".into(), "x=y".into()), ("B".into(), "2".into())]);
         assert_eq!(manifest.timeout, Some(Duration::from_millis(2500)));
         assert_eq!((manifest.memory_bytes, manifest.cpu), (Some(512 << 20), Some(Duration::from_secs(10))));
-        assert_eq!(manifest.network, Some(true));
+        assert_eq!((manifest.network, manifest.environment.as_deref()), (Some(true), Some("ml")));
+        let nothing = br#"{"requirements":[],"environment":""}"#;
+        assert_eq!(Manifest::parse(nothing).unwrap(), Manifest::default());
         assert_eq!(Manifest::parse(b"{}").unwrap(), Manifest::default());
     }
 
@@ -187,6 +221,9 @@ mod tests {
             (r#"{"memory_mb":99999999999999}"#, "memory_mb"),
             (r#"{"cpu_seconds":0}"#, "cpu_seconds"),
             (r#"{"network":"yes"}"#, "boolean"),
+            (r#"{"requirements":"numpy"}"#, "environment"),
+            (r#"{"requirements":["numpy"]}"#, "installs nothing"),
+            (r#"{"environment":["ml"]}"#, "expected a string"),
         ] {
             let error = Manifest::parse(json.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(part), "{json}: {error}");

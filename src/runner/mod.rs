@@ -4,14 +4,16 @@
 //! - [`server`] listens, in the clear or with [`tls`], and stops in good order; `http` has one file per kind of request;
 //! - [`registry`] admits a job if it can run at once, and knows all jobs;
 //! - [`upload`] writes the request's files to the job's directory ([`jobdir`]) as they arrive;
-//! - [`order`] unpacks them ([`unpack`]) and decides with the [`manifest`] what is run, by which [`interpreter`];
+//! - [`order`] unpacks them ([`unpack`]) and decides with the [`manifest`] what is run, by which [`interpreter`] in which [`environment`];
 //! - [`execute`] runs it: a [`process`] in a [`sandbox`] with a [`seccomp`] filter, its output kept as [`logs`];
 //! - [`enforcement`], by [`cgroup`] or resource limits, and [`disk`] hold it to its [`limits`], and [`usage`] is measured;
+//! - [`record`] keeps what outlives the process;
 //! - [`job`] is what is then known, and [`follow`] tells it as it comes; [`outputs`] lists its files and [`workdir`] opens them safely.
 
 pub mod cgroup;
 pub mod disk;
 pub mod enforcement;
+pub mod environment;
 pub mod execute;
 pub mod follow;
 mod http;
@@ -25,6 +27,7 @@ pub mod order;
 pub mod outputs;
 pub mod path;
 pub mod process;
+pub mod record;
 pub mod refusal;
 pub mod registry;
 pub mod sandbox;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 
+use super::environment::{Environment, Environments};
 use super::interpreter::Interpreter;
 use super::job::Order;
 use super::jobdir::JobDir;
@@ -25,11 +26,16 @@ const DEFAULT_ENTRYPOINTS: [(&str, Interpreter); 3] =
     [("main.py", Interpreter::Python3), ("index.js", Interpreter::Node), ("run.sh", Interpreter::Bash)];
 
 impl Order {
-    /// Prepares a job. Blocks: call it where that is allowed.
+    /// Prepares a job in its directory. Blocks: call it where that is allowed.
     ///
     /// # Errors
     /// When the upload cannot be unpacked, or asks for what cannot be run.
-    pub fn prepare(dir: JobDir, upload: Upload, grant: Grant) -> Result<Self, Refusal> {
+    pub fn prepare(
+        dir: &JobDir,
+        upload: &Upload,
+        grant: Grant,
+        environments: &Environments,
+    ) -> Result<Self, Refusal> {
         let disk = |error| Refusal::disk("preparing a job's directory", &error);
         let part = match &upload.manifest {
             Some(json) => Manifest::parse(json).map_err(Refusal::bad_request)?,
@@ -51,8 +57,10 @@ impl Order {
             Some(true) => grant.network.ask().map(|()| Network::Host).map_err(Refusal::bad_request)?,
             Some(false) | None => Network::None,
         };
-        let plan = plan(manifest, network, &work)?;
-        Ok(Self { plan, timeout, limits, work, rule, hash: upload.hash, dir })
+        let environment = manifest.environment.as_deref().map(|name| environments.find(name)).transpose();
+        let environment = environment.map_err(Refusal::bad_request)?;
+        let plan = plan(manifest, network, environment, &work)?;
+        Ok(Self { plan, timeout, limits, rule })
     }
 }
 
@@ -79,10 +87,16 @@ fn complete(part: Manifest, work: &WorkDir) -> Result<Manifest, Refusal> {
         memory_bytes: part.memory_bytes.or(file.memory_bytes),
         cpu: part.cpu.or(file.cpu),
         network: part.network.or(file.network),
+        environment: part.environment.or(file.environment),
     })
 }
 
-fn plan(manifest: Manifest, network: Network, work: &WorkDir) -> Result<Plan, Refusal> {
+fn plan(
+    manifest: Manifest,
+    network: Network,
+    environment: Option<Environment>,
+    work: &WorkDir,
+) -> Result<Plan, Refusal> {
     let (entrypoint, usual) = match manifest.entrypoint {
         Some(entrypoint) => (entrypoint, Interpreter::Python3),
         None => DEFAULT_ENTRYPOINTS
@@ -95,8 +109,19 @@ fn plan(manifest: Manifest, network: Network, work: &WorkDir) -> Result<Plan, Re
         return Err(Refusal::bad_request(format!("The entrypoint {entrypoint} is no file of the upload")));
     }
     let interpreter = manifest.interpreter.unwrap_or(usual);
-    let program = interpreter.locate().map_err(Refusal::bad_request)?;
-    Ok(Plan { interpreter, program, entrypoint, args: manifest.args, env: manifest.env, network })
+    let program = match environment.as_ref().and_then(|environment| environment.program(interpreter)) {
+        Some(program) => program,
+        None => interpreter.locate().map_err(Refusal::bad_request)?,
+    };
+    Ok(Plan {
+        interpreter,
+        program,
+        entrypoint,
+        args: manifest.args,
+        env: manifest.env,
+        environment,
+        network,
+    })
 }
 
 fn refusal(error: UnpackError) -> Refusal {

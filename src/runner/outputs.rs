@@ -33,7 +33,7 @@ pub struct PatternError {
 }
 
 /// One output.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Output {
     /// The file and what it was when it was listed.
     pub found: Found,
@@ -42,7 +42,7 @@ pub struct Output {
 }
 
 /// A job's outputs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Outputs {
     /// The files, sorted by path.
     pub files: Vec<Output>,

@@ -6,7 +6,8 @@ use std::path::Path;
 /// A file's path relative to its job's directory: `/` between its parts, none of them `.`, `..` or empty.
 ///
 /// Whatever comes from a client (a URL, a manifest, an archive) becomes one of these before it touches a disk.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub struct JobPath(String);
 
 /// Why a text names no file inside a job's directory.
@@ -54,6 +55,14 @@ impl JobPath {
     #[must_use]
     pub fn base_name(&self) -> &str {
         self.0.rsplit('/').next().expect("a job path has at least one part")
+    }
+}
+
+impl TryFrom<String> for JobPath {
+    type Error = JobPathError;
+
+    fn try_from(text: String) -> Result<Self, JobPathError> {
+        Self::parse(&text)
     }
 }
 

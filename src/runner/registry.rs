@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderMap, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,7 +20,7 @@ const KEY_BYTES_MAX: usize = 200;
 const JOBS_MAX: usize = 10_000;
 
 /// A client's name for a submission, the same in each attempt at it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct IdempotencyKey(String);
 
 /// The right to run one job. Dropping it frees the place.
@@ -61,8 +61,8 @@ struct State {
     number: u64,
     jobs: HashMap<JobId, Arc<Job>>,
     keys: HashMap<IdempotencyKey, KeyState>,
-    /// Whatever was admitted since then is still here.
-    remembers_since: Instant,
+    /// Whatever was accepted since then is still here.
+    remembers_since: SystemTime,
 }
 
 #[derive(Debug)]
@@ -121,21 +121,26 @@ impl Ticket {
     pub fn id(&self) -> &JobId {
         &self.id
     }
+
+    /// The key that it was asked for with.
+    #[must_use]
+    pub fn key(&self) -> Option<&IdempotencyKey> {
+        self.claim.key.as_ref()
+    }
 }
 
 // === impl Registry ===
 
 impl Registry {
-    /// An empty registry with room for `capacity` running jobs.
+    /// A registry with room for `capacity` running jobs, which knows these of an earlier process: all that were accepted
+    /// since `remembers_since`.
     #[must_use]
-    pub fn new(capacity: u32) -> Arc<Self> {
-        let state = State {
-            intake: Intake::Open,
-            number: rand::random::<u32>().into(),
-            jobs: HashMap::new(),
-            keys: HashMap::new(),
-            remembers_since: Instant::now(),
-        };
+    pub fn new(capacity: u32, known: Vec<Arc<Job>>, remembers_since: SystemTime) -> Arc<Self> {
+        let key = |job: &Arc<Job>| Some((job.facts.key.clone()?, KeyState::Accepted(job.id.clone())));
+        let keys = known.iter().filter_map(key).collect();
+        let jobs = known.into_iter().map(|job| (job.id.clone(), job)).collect();
+        let state =
+            State { intake: Intake::Open, number: rand::random::<u32>().into(), jobs, keys, remembers_since };
         let slots = Arc::new(Semaphore::new(capacity as usize));
         Arc::new(Self { capacity, slots, state: Mutex::new(state) })
     }
@@ -211,7 +216,8 @@ impl Registry {
     /// How far its memory goes back: a job that came within this time and is not here never came.
     #[must_use]
     pub fn remembers(&self) -> Duration {
-        self.lock().remembers_since.elapsed()
+        // A clock that was set back has seen nothing.
+        self.lock().remembers_since.elapsed().unwrap_or_default()
     }
 
     /// All jobs, sorted by name.
@@ -251,10 +257,12 @@ impl Registry {
         drop(all.expect("the semaphore is never closed"));
     }
 
-    /// Forgets the jobs that ended more than `keep` before `now`, and the oldest beyond the bound.
-    pub fn forget_expired(&self, keep: Duration, now: Instant) {
+    /// Forgets the jobs that ended more than `keep` before `now`, and the oldest beyond the bound. Their directories are
+    /// still kept; the time is that from which on all jobs are known.
+    #[must_use]
+    pub fn forget_expired(&self, keep: Duration, now: SystemTime) -> (Vec<Arc<Job>>, SystemTime) {
         let mut state = self.lock();
-        let mut finished: Vec<(Instant, JobId)> = state
+        let mut finished: Vec<(SystemTime, JobId)> = state
             .jobs
             .values()
             .filter_map(|job| Some((job.phase().finished()?.at, job.id.clone())))
@@ -263,15 +271,13 @@ impl Registry {
         let surplus = state.jobs.len().saturating_sub(JOBS_MAX);
         let mut forgotten = Vec::new();
         for (index, (at, id)) in finished.into_iter().enumerate() {
-            if index < surplus || now.saturating_duration_since(at) > keep {
+            if index < surplus || now.duration_since(at).is_ok_and(|age| age > keep) {
                 state.remembers_since = state.remembers_since.max(at);
                 forgotten.extend(state.jobs.remove(&id));
                 state.keys.retain(|_, key| !matches!(key, KeyState::Accepted(of) if *of == id));
             }
         }
-        // Their directories are removed with them; not under the lock.
-        drop(state);
-        drop(forgotten);
+        (forgotten, state.remembers_since)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

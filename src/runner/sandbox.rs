@@ -8,12 +8,14 @@
 //! Whatever has to happen in the new process before it is the job (joining a group, setting limits, taking over the
 //! filter) is done by small programs that start the next one: a shell, `setsid`, `bwrap`, `prlimit`, a shell.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::enforcement::Hold;
+use super::environment::Environment;
 use super::interpreter::Interpreter;
 use super::jobdir::JobDir;
 use super::limits::Limits;
@@ -25,9 +27,11 @@ mod view;
 
 pub use probe::SandboxError;
 
-/// What a job's environment is before its manifest adds to it.
-const ENVIRONMENT: [(&str, &str); 3] =
-    [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("HOME", "/tmp")];
+/// Where a job's programs are found.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What else its variables are before its manifest adds to them.
+const VARIABLES: [(&str, &str); 2] = [("LANG", "C.UTF-8"), ("HOME", "/tmp")];
 
 /// Joins the groups whose doors come first, and becomes what comes after `--`.
 const ENTER: &str = r#"while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@""#;
@@ -71,6 +75,8 @@ pub struct Plan {
     pub args: Vec<String>,
     /// The manifest's environment variables.
     pub env: Vec<(String, String)>,
+    /// The prepared directory that it sees.
+    pub environment: Option<Environment>,
     /// What it can reach.
     pub network: Network,
 }
@@ -109,14 +115,12 @@ impl Sandbox {
     /// # Errors
     /// When the filter cannot be put into a pipe.
     pub fn command(&self, plan: &Plan, dir: &JobDir, limits: &Limits, hold: &Hold) -> io::Result<Command> {
-        let environment = ENVIRONMENT
-            .into_iter()
-            .chain(plan.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let variables = plan.variables();
         let mut command = match self {
             Self::Bubblewrap(bubblewrap) => {
-                let mut view = View::new(plan.network);
+                let mut view = View::new(plan.network, plan.environment.as_ref());
                 view.show_job(dir);
-                for (name, value) in environment {
+                for (name, value) in &variables {
                     view.arg("--setenv").arg(name).arg(value);
                 }
                 bubblewrap.command(&view, limits, hold)?
@@ -124,13 +128,29 @@ impl Sandbox {
             Self::None => {
                 let mut command = enter(ENTER.to_owned(), hold);
                 command.args(resource_limits(limits, hold)).arg("--").current_dir(dir.work()?.path());
-                command.envs(environment).stdin(Stdio::null());
+                command.envs(variables).stdin(Stdio::null());
                 command
             }
         };
         command.arg(&plan.program).arg(plan.entrypoint.as_str()).args(&plan.args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(command)
+    }
+}
+
+impl Plan {
+    /// The job's environment variables: those of the manifest come last, and so win.
+    fn variables(&self) -> Vec<(String, OsString)> {
+        let mut variables = vec![("PATH".to_owned(), PATH.into())];
+        if let Some(environment) = &self.environment {
+            let mut path = environment.programs().into_os_string();
+            path.push(format!(":{PATH}"));
+            variables = vec![("PATH".to_owned(), path)];
+            variables.push(("VIRTUAL_ENV".to_owned(), environment.path().into()));
+        }
+        variables.extend(VARIABLES.map(|(name, value)| (name.to_owned(), value.into())));
+        variables.extend(self.env.iter().map(|(name, value)| (name.clone(), value.into())));
+        variables
     }
 }
 

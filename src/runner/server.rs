@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::serve::{Listener, ListenerExt};
 use tokio::net::TcpListener;
@@ -16,9 +16,6 @@ use tokio_util::sync::CancellationToken;
 use super::http::router;
 use super::tls::{Access, TlsListener, acceptor};
 use super::worker::Worker;
-
-/// How long running jobs may go on after the worker is told to drain.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// How long killed jobs take to be recorded, and last answers to be sent.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
@@ -59,9 +56,10 @@ pub async fn serve(
     log::info!("stopping ({told:?}); {} jobs are running", worker.registry.active());
     worker.registry.close();
     if told == Stop::Drain {
+        let drain_max = worker.settings.drain;
         tokio::select! {
             () = worker.registry.idle() => {}
-            () = tokio::time::sleep(DRAIN_MAX) => log::warn!("jobs still run after {DRAIN_MAX:?} and are killed"),
+            () = tokio::time::sleep(drain_max) => log::warn!("jobs still run after {drain_max:?} and are killed"),
             _ = stop.recv() => log::warn!("told to hurry, running jobs are killed"),
         }
     }
@@ -95,6 +93,9 @@ where
 async fn sweep(worker: Arc<Worker>) {
     loop {
         tokio::time::sleep(SWEEP_PERIOD.min(worker.settings.keep)).await;
-        worker.registry.forget_expired(worker.settings.keep, Instant::now());
+        let worker = Arc::clone(&worker);
+        if let Err(error) = tokio::task::spawn_blocking(move || worker.forget_expired()).await {
+            log::error!("expired jobs cannot be looked for: {error}");
+        }
     }
 }

@@ -26,7 +26,7 @@ const PROCESSES_MAX: usize = 1024;
 static ACCOUNT: Mutex<()> = Mutex::new(());
 
 /// What a job has used.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
 pub struct Usage {
     /// CPU time of all its processes, user and system.
     pub cpu: Duration,

@@ -48,7 +48,7 @@ pub enum OpenError {
 }
 
 /// A regular file found in the directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Found {
     /// Where it is.
     pub path: JobPath,
@@ -57,7 +57,7 @@ pub struct Found {
 }
 
 /// What tells one state of a file from another without reading it. The change time cannot be set back by a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stamp {
     /// Length in bytes.
     pub size: u64,

@@ -1,17 +1,19 @@
 //! The worker as a whole: what its HTTP handlers share.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
 use super::enforcement::Enforcement;
+use super::environment::Environments;
 use super::execute::{Surroundings, execute};
 use super::interpreter::Installed;
-use super::job::{Job, Order};
+use super::job::{Facts, Job, Order, Phase};
 use super::jobdir::{DataDir, JobDir};
 use super::limits::Grant;
 use super::refusal::Refusal;
@@ -38,8 +40,14 @@ pub struct Settings {
     pub grant: Grant,
     /// What can run it.
     pub interpreters: Vec<Installed>,
+    /// What is prepared for it.
+    pub environments: Environments,
+    /// What the worker says of itself; where jobs may run is decided by what the pool's list says of it.
+    pub labels: BTreeMap<String, String>,
     /// How long the results of a finished job are kept.
     pub keep: Duration,
+    /// How long running jobs may go on after the worker is told to drain.
+    pub drain: Duration,
     /// Largest submission taken, in bytes.
     pub max_upload: u64,
 }
@@ -56,16 +64,20 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Makes a worker, whose data directory is cleaned and locked.
+    /// Makes a worker, which knows the jobs that its data directory tells of.
     ///
     /// # Errors
     /// When the data directory cannot be used, or jobs could see it.
     pub fn open(settings: Settings) -> io::Result<Arc<Self>> {
         let data = DataDir::open(&settings.data)?;
-        if settings.sandbox.shows(data.path()) {
+        if settings.sandbox.shows(data.path()) || settings.environments.show(data.path()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "every job can read that directory"));
         }
-        let registry = Registry::new(settings.capacity.get());
+        let known = data.restore()?;
+        if !known.is_empty() {
+            log::info!("{} jobs of an earlier process are known", known.len());
+        }
+        let registry = Registry::new(settings.capacity.get(), known, data.remembers_since()?);
         Ok(Arc::new(Self {
             settings,
             registry,
@@ -90,17 +102,49 @@ impl Worker {
         upload: Upload,
     ) -> Result<Arc<Job>, Refusal> {
         let grant = self.settings.grant;
-        let order = tokio::task::spawn_blocking(move || Order::prepare(dir, upload, grant));
-        let order =
-            order.await.map_err(|error| Refusal::disk("preparing a job", &io::Error::other(error)))??;
-        let job = Arc::new(Job::new(ticket.id().clone(), order));
+        let (id, key) = (ticket.id().clone(), ticket.key().cloned());
+        let environments = self.settings.environments.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let order = Order::prepare(&dir, &upload, grant, &environments)?;
+            let environment =
+                order.plan.environment.as_ref().map(|environment| environment.name().to_owned());
+            let facts = Facts {
+                key,
+                interpreter: order.plan.interpreter,
+                environment: environment.unwrap_or_default(),
+                hash: upload.hash,
+            };
+            Job::create(id, facts, order, dir)
+                .map_err(|error| Refusal::disk("putting a job on record", &error))
+        });
+        let job =
+            prepared.await.map_err(|error| Refusal::disk("preparing a job", &io::Error::other(error)))??;
+        let job = Arc::new(job);
+        let Phase::Queued(order) = job.phase() else {
+            unreachable!("nobody has moved a job that nobody knows")
+        };
         let slot = self.registry.accept(ticket, &job)?;
+        job.dir.keep();
         let around = Surroundings {
             sandbox: self.settings.sandbox.clone(),
             enforcement: self.settings.enforcement.clone(),
             stop: self.kill.clone(),
         };
-        tokio::spawn(execute(Arc::clone(&job), slot, around));
+        tokio::spawn(execute(Arc::clone(&job), order, slot, around));
         Ok(job)
+    }
+
+    /// Forgets the jobs whose time is over, and removes their files when nobody reads them any more. Blocks.
+    pub(super) fn forget_expired(&self) {
+        let (forgotten, since) = self.registry.forget_expired(self.settings.keep, SystemTime::now());
+        if forgotten.is_empty() {
+            return;
+        }
+        if let Err(error) = self.data.remember_since(since) {
+            log::error!("the worker cannot put on record that it has forgotten jobs: {error}");
+        }
+        for job in forgotten {
+            job.dir.release();
+        }
     }
 }

@@ -112,6 +112,8 @@ pub struct RemoteStatus {
 pub enum Stage {
     Active,
     Ended(Verdict),
+    /// It did not end: its worker did, or stopped it to end.
+    Lost,
 }
 
 /// How long a status call may wait for news.

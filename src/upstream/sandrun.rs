@@ -102,6 +102,7 @@ pub fn status(body: &[u8]) -> Result<RemoteStatus, String> {
     #[derive(Deserialize)]
     struct Body {
         status: String,
+        reason: Option<String>,
         execution_metadata: Option<Metadata>,
     }
     #[derive(Deserialize)]
@@ -117,6 +118,7 @@ pub fn status(body: &[u8]) -> Result<RemoteStatus, String> {
     let stage = match body.status.as_str() {
         "queued" | "running" => Stage::Active,
         "completed" => Stage::Ended(Verdict::Completed),
+        "failed" if matches!(body.reason.as_deref(), Some("worker_lost" | "worker_stopped")) => Stage::Lost,
         "failed" => Stage::Ended(Verdict::Failed {
             exit_code: body.execution_metadata.and_then(|data| data.exit_code),
         }),
@@ -223,6 +225,8 @@ mod tests {
         let stage = |text: &str| status(text.as_bytes()).map(|status| status.stage);
         assert_eq!(stage(r#"{"status":"running"}"#), Ok(Stage::Active));
         assert_eq!(stage(r#"{"status":"completed"}"#), Ok(Stage::Ended(Verdict::Completed)));
+        let lost = r#"{"status":"failed","reason":"worker_lost","execution_metadata":{"exit_code":137}}"#;
+        assert_eq!(stage(lost), Ok(Stage::Lost));
         let failed = Stage::Ended(Verdict::Failed { exit_code: Some(3) });
         assert_eq!(stage(r#"{"status":"failed","execution_metadata":{"exit_code":3}}"#), Ok(failed));
         for broken in [r#"{"status":"sleeping"}"#, "<html>", r#"["running",null]"#, "{} {}"] {

@@ -37,6 +37,8 @@ mod resilience;
 mod restart;
 mod sick;
 mod submit;
+mod survival;
+mod systemd;
 mod tidy;
 mod trust;
 mod unknown;

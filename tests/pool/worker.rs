@@ -3,7 +3,10 @@
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Child;
@@ -14,7 +17,7 @@ use crate::harness::{START_TIMEOUT, command, eventually, serve};
 pub struct Worker {
     dir: TempDir,
     worker_id: String,
-    capacity: u32,
+    options: Vec<String>,
     address: SocketAddr,
     child: Child,
 }
@@ -22,11 +25,19 @@ pub struct Worker {
 impl Worker {
     /// Starts a worker with a fresh key on a free port. Its jobs run without a sandbox: not every machine can make one.
     pub async fn start(capacity: u32) -> Self {
+        Self::start_with(capacity, &[]).await
+    }
+
+    /// The same, with more options.
+    pub async fn start_with(capacity: u32, options: &[&str]) -> Self {
+        let capacity = ["--capacity".to_owned(), capacity.to_string()];
+        let options: Vec<String> =
+            capacity.into_iter().chain(options.iter().map(|option| (*option).to_owned())).collect();
         let dir = TempDir::new().expect("a temporary directory");
         let worker_id = keygen(dir.path()).await;
         let any = "127.0.0.1:0".parse().expect("an address");
-        let (child, address) = launch(dir.path(), any, capacity).await.expect("a worker starts");
-        Self { dir, worker_id, capacity, address, child }
+        let (child, address) = launch(dir.path(), any, &options).await.expect("a worker starts");
+        Self { dir, worker_id, options, address, child }
     }
 
     pub fn worker_id(&self) -> &str {
@@ -51,12 +62,19 @@ impl Worker {
         self.child.kill().await.expect("the worker runs");
     }
 
+    /// Asks it to end, and waits until it has.
+    pub async fn term(&mut self) -> ExitStatus {
+        let pid = self.child.id().expect("the worker runs");
+        kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGTERM).expect("the worker runs");
+        self.child.wait().await.expect("an exit status")
+    }
+
     /// Starts again with the same key, directory and port.
     pub async fn restart(&mut self) {
         // While it was away, somebody's outgoing connection may have been given its port.
-        let (dir, address, capacity) = (self.dir.path(), self.address, self.capacity);
+        let (dir, address, options) = (self.dir.path(), self.address, &self.options);
         let restarted = eventually("the worker starts again", START_TIMEOUT, async || {
-            launch(dir, address, capacity).await.ok()
+            launch(dir, address, options).await.ok()
         });
         (self.child, self.address) = restarted.await;
     }
@@ -69,10 +87,10 @@ async fn keygen(dir: &Path) -> String {
     said.trim().strip_prefix("Worker ID: ").expect("a worker id").to_owned()
 }
 
-async fn launch(dir: &Path, listen: SocketAddr, capacity: u32) -> Result<(Child, SocketAddr), String> {
+async fn launch(dir: &Path, listen: SocketAddr, options: &[String]) -> Result<(Child, SocketAddr), String> {
     let log = OpenOptions::new().create(true).append(true).open(dir.join("stderr.log")).expect("a log file");
-    let (listen, capacity) = (listen.to_string(), capacity.to_string());
-    let mut command = command(&["worker", "--sandbox", "none", "--listen", &listen, "--capacity", &capacity]);
-    command.arg("--key").arg(dir.join("worker.pem")).arg("--data").arg(dir.join("data"));
+    let listen = listen.to_string();
+    let mut command = command(&["worker", "--sandbox", "none", "--listen", &listen]);
+    command.args(options).arg("--key").arg(dir.join("worker.pem")).arg("--data").arg(dir.join("data"));
     serve(command, log).await
 }

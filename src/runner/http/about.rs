@@ -1,5 +1,6 @@
 //! What the worker says about itself.
 
+use std::io;
 use std::sync::Arc;
 
 use axum::Json;
@@ -7,7 +8,10 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 
+use crate::runner::environment::Environment;
+use crate::runner::interpreter::Interpreter;
 use crate::runner::job::Status;
+use crate::runner::refusal::Refusal;
 use crate::runner::worker::Worker;
 use crate::worker::identity::SecretKey;
 use crate::worker::proof::{CHALLENGE_HEADER, POOL_HEADER, Proof};
@@ -48,6 +52,7 @@ pub(super) async fn health(State(worker): State<Arc<Worker>>, headers: HeaderMap
         "sandbox": worker.settings.sandbox.name(),
         "limits": worker.settings.enforcement.name(),
         "interpreters": interpreters,
+        "labels": worker.settings.labels,
         "version": env!("CARGO_PKG_VERSION"),
     }))
 }
@@ -74,6 +79,21 @@ pub(super) async fn stats(State(worker): State<Arc<Worker>>) -> Json<Value> {
     }))
 }
 
-pub(super) async fn environments() -> Json<Value> {
-    Json(json!({ "environments": [] }))
+/// The environments that there are now, each with the interpreters that it brings along.
+pub(super) async fn environments(State(worker): State<Arc<Worker>>) -> Result<Json<Value>, Refusal> {
+    let listed = tokio::task::spawn_blocking(move || {
+        let environments = worker.settings.environments.list();
+        environments.iter().map(environment).collect::<Vec<Value>>()
+    });
+    let listed =
+        listed.await.map_err(|error| Refusal::disk("listing environments", &io::Error::other(error)))?;
+    Ok(Json(json!({ "environments": listed })))
+}
+
+fn environment(environment: &Environment) -> Value {
+    let interpreters = Interpreter::ALL.into_iter().filter(|known| environment.program(*known).is_some());
+    json!({
+        "name": environment.name(),
+        "interpreters": interpreters.map(Interpreter::name).collect::<Vec<_>>(),
+    })
 }

@@ -44,7 +44,7 @@ pub(super) async fn download(
     }
     let (sender, mut pieces) = mpsc::channel::<Piece>(CHUNKS_WAITING_MAX);
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = write_archive(&job.order.work, PieceSender(sender.clone())) {
+        if let Err(error) = write_archive(&job.work, PieceSender(sender.clone())) {
             log::info!("{}: its archive broke off: {error}", job.id);
             // An error in place of the end lets the client see that the archive is not whole.
             let _ = sender.blocking_send(Err(error));

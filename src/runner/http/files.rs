@@ -15,7 +15,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{find, url};
 use crate::api::range::{Asked, Requested};
-use crate::runner::job::Job;
+use crate::runner::job::{Job, Phase};
 use crate::runner::outputs::{Outputs, file_type, mime_type};
 use crate::runner::path::JobPath;
 use crate::runner::refusal::Refusal;
@@ -32,9 +32,12 @@ pub(super) async fn listing(
 ) -> Result<Json<Value>, Refusal> {
     let job = find(&worker, &id)?;
     let phase = job.phase();
-    let outputs = match phase.finished() {
-        Some(finished) => finished.outputs.clone(),
-        None => off_runtime(&job, |job| job.order.rule.list(&job.order.work)).await?,
+    let outputs = match &phase {
+        Phase::Finished(finished) => finished.outputs.clone(),
+        Phase::Queued(order) | Phase::Running { order, .. } => {
+            let order = Arc::clone(order);
+            off_runtime(&job, move |job| order.rule.list(&job.work)).await?
+        }
     };
     let mut body = json!({
         "job_id": id,
@@ -74,7 +77,7 @@ pub(super) async fn download(
     let path = JobPath::parse(&path).map_err(|error| Refusal::new(StatusCode::FORBIDDEN, error))?;
     let opened = off_runtime(&job, {
         let path = path.clone();
-        move |job| job.order.work.open(&path)
+        move |job| job.work.open(&path)
     });
     let OpenFile { file, metadata } = opened.await?.map_err(|error| match error {
         OpenError::Missing => Refusal::new(StatusCode::NOT_FOUND, "File not found"),

@@ -56,8 +56,8 @@ fn status_body(worker: &Worker, job: &Job) -> Value {
     let phase = job.phase();
     let none = Outputs::default();
     let (verdict, usage, wall, outputs) = match &phase {
-        Phase::Queued => (None, Usage::default(), Duration::ZERO, &none),
-        Phase::Running { since } => (None, Usage::default(), since.elapsed(), &none),
+        Phase::Queued(_) => (None, Usage::default(), Duration::ZERO, &none),
+        Phase::Running { since, .. } => (None, Usage::default(), since.elapsed(), &none),
         Phase::Finished(end) => (Some(&end.verdict), end.usage, end.wall, &end.outputs),
     };
     let mut body = json!({
@@ -70,10 +70,10 @@ fn status_body(worker: &Worker, job: &Job) -> Value {
             "memory_peak_mb": usage.memory_peak_bytes / (1024 * 1024),
             "wall_time_ms": u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
             "exit_code": verdict.map(Verdict::exit_code),
-            "environment": "",
-            "interpreter": job.order.plan.interpreter.name(),
+            "environment": job.facts.environment,
+            "interpreter": job.facts.interpreter.name(),
         },
-        "job_hash": job.order.hash,
+        "job_hash": job.facts.hash,
         "output_files": output_files(outputs),
         "worker_metadata": { "worker_id": worker.id(), "signature": null },
     });

@@ -60,7 +60,7 @@ impl Sandbox {
 impl Bubblewrap {
     /// Runs a program that does nothing: by its path, for a shell would do nothing itself and start none.
     fn run(&self, limits: &Limits, hold: &Hold) -> Result<Output, SandboxError> {
-        let command = self.command(&View::new(Network::None), limits, hold);
+        let command = self.command(&View::new(Network::None, None), limits, hold);
         let mut command = command.map_err(SandboxError::Start)?;
         command.arg("/usr/bin/true").stdout(Stdio::piped()).stderr(Stdio::piped());
         command.output().map_err(SandboxError::Start)

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Network;
+use crate::runner::environment::Environment;
 use crate::runner::jobdir::JobDir;
 
 /// Directories beside `/usr` that hold programs and libraries: links into `/usr` on a merged system.
@@ -25,8 +26,8 @@ pub(super) struct View {
 }
 
 impl View {
-    /// What is the same for each job: an empty machine with the system's programs.
-    pub(super) fn new(network: Network) -> Self {
+    /// An empty machine with the system's programs and, if it is to have one, a prepared environment.
+    pub(super) fn new(network: Network, environment: Option<&Environment>) -> Self {
         let mut view = Self { args: Vec::new() };
         // "--unshare-all" alone would only try for a user and a cgroup namespace, and do without.
         view.all(["--unshare-all", "--unshare-user", "--unshare-cgroup"]);
@@ -43,6 +44,9 @@ impl View {
         view.show_etc(&ETC);
         if network == Network::Host {
             view.arg("--share-net").show_etc(&ETC_FOR_NETWORK);
+        }
+        if let Some(path) = environment.map(Environment::path) {
+            view.arg("--ro-bind").arg(path).arg(path);
         }
         view.all(["--proc", "/proc", "--dev", "/dev", "--dir", "/tmp", "--dir", "/work"]);
         // These two are in memory, which a job could fill.

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::runner::enforcement::Enforcement;
+use crate::runner::environment::Environments;
 use crate::runner::limits::tests::ROOMY;
 use crate::runner::limits::{Grant, Limits, NetworkPolicy};
 use crate::runner::sandbox::Sandbox;
@@ -67,15 +68,23 @@ impl TestWorker {
         Self::open(2, sandbox(), Duration::from_secs(3600), grant).await
     }
 
+    /// A worker whose operator has prepared these.
+    pub async fn in_environments(sandbox: Sandbox, environments: Environments) -> Self {
+        let identity = OwnCertificate::new(SecretKey::generate(), Clock::System);
+        let own = (identity, Access::Plain, environments);
+        Self::open_as(2, sandbox, Duration::from_secs(3600), GRANT, own).await
+    }
+
     /// A worker with this certificate.
     pub async fn with_tls(identity: Arc<OwnCertificate>, access: Access) -> Self {
         let keep = Duration::from_secs(3600);
-        Self::open_as(1, Sandbox::None, keep, GRANT, (identity, access)).await
+        Self::open_as(1, Sandbox::None, keep, GRANT, (identity, access, Environments::default())).await
     }
 
     async fn open(capacity: u32, sandbox: Sandbox, keep: Duration, grant: Grant) -> Self {
         let identity = OwnCertificate::new(SecretKey::generate(), Clock::System);
-        Self::open_as(capacity, sandbox, keep, grant, (identity, Access::Plain)).await
+        let own = (identity, Access::Plain, Environments::default());
+        Self::open_as(capacity, sandbox, keep, grant, own).await
     }
 
     async fn open_as(
@@ -83,7 +92,7 @@ impl TestWorker {
         sandbox: Sandbox,
         keep: Duration,
         grant: Grant,
-        (identity, access): (Arc<OwnCertificate>, Access),
+        (identity, access, environments): (Arc<OwnCertificate>, Access, Environments),
     ) -> Self {
         let data = tempfile::tempdir().unwrap();
         let worker = Worker::open(Settings {
@@ -94,7 +103,10 @@ impl TestWorker {
             enforcement: Enforcement::find(&grant.limits),
             grant,
             interpreters: Vec::new(),
+            environments,
+            labels: [("gpu".to_owned(), "a100".to_owned())].into(),
             keep,
+            drain: Duration::from_secs(30),
             max_upload: 1024 * 1024,
         })
         .unwrap();

@@ -1,6 +1,7 @@
 //! The worker as its clients meet it: over HTTP.
 
 mod client;
+mod environment;
 mod files;
 mod lifecycle;
 mod limits;

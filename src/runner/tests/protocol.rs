@@ -115,6 +115,7 @@ async fn submissions_that_cannot_run_are_refused_with_the_reason() {
         assert!(answer.json()["error"].as_str().unwrap().contains(error), "{}: {error}", answer.text());
     }
     let health = worker.get("/health").await.json();
+    assert_eq!(health["labels"], json!({"gpu": "a100"}));
     assert_eq!(health["active"], 0, "a refused submission leaves its slot");
     // Removed in the background.
     while std::fs::read_dir(worker.data.path().join("data/jobs")).unwrap().count() > 0 {
