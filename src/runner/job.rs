@@ -176,6 +176,7 @@ impl Job {
     /// When its directory is gone or its record cannot be written.
     pub fn create(id: JobId, facts: Facts, order: Order, dir: JobDir) -> io::Result<Self> {
         dir.record(&Record { facts: facts.clone(), end: None })?;
+        dir.sync_name()?;
         Self::new(id, facts, dir, Phase::Queued(Arc::new(order)), Extents::default())
     }
 
@@ -190,7 +191,9 @@ impl Job {
             None => {
                 let end = (Finished::lost(), dir.log_extents());
                 dir.remove_all_but_results();
-                dir.record(&Record { facts: facts.clone(), end: Some(end.clone()) })?;
+                if let Err(error) = dir.record(&Record { facts: facts.clone(), end: Some(end.clone()) }) {
+                    log::error!("{id}: that it is lost cannot be put on record: {error}");
+                }
                 end
             }
         };

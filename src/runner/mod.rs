@@ -3,7 +3,7 @@
 //! In the order a job meets them:
 //! - [`server`] listens, in the clear or with [`tls`], and stops in good order; `http` has one file per kind of request;
 //! - [`registry`] admits a job if it can run at once, and knows all jobs;
-//! - [`upload`] writes the request's files to the job's directory ([`jobdir`]) as they arrive;
+//! - [`upload`] writes the request's files to the job's directory ([`jobdir`], in [`datadir`]) as they arrive;
 //! - [`order`] unpacks them ([`unpack`]) and decides with the [`manifest`] what is run, by which [`interpreter`] in which [`environment`];
 //! - [`execute`] runs it: a [`process`] in a [`sandbox`] with a [`seccomp`] filter, its output kept as [`logs`];
 //! - [`enforcement`], by [`cgroup`] or resource limits, and [`disk`] hold it to its [`limits`], and [`usage`] is measured;
@@ -11,6 +11,7 @@
 //! - [`job`] is what is then known, and [`follow`] tells it as it comes; [`outputs`] lists its files and [`workdir`] opens them safely.
 
 pub mod cgroup;
+pub mod datadir;
 pub mod disk;
 pub mod enforcement;
 pub mod environment;

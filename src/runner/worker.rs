@@ -9,12 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
+use super::datadir::DataDir;
 use super::enforcement::Enforcement;
 use super::environment::Environments;
 use super::execute::{Surroundings, execute};
 use super::interpreter::Installed;
 use super::job::{Facts, Job, Order, Phase};
-use super::jobdir::{DataDir, JobDir};
+use super::jobdir::JobDir;
 use super::limits::Grant;
 use super::refusal::Refusal;
 use super::registry::{Registry, Ticket};
