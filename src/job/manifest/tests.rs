@@ -203,3 +203,12 @@ proptest! {
         let _ = Manifest::parse(&bytes);
     }
 }
+
+#[test]
+fn a_manifest_is_nested_only_so_deep() {
+    let nested = |depth: usize| format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    assert!(Manifest::parse(nested(63).as_bytes()).is_ok());
+    assert_eq!(Manifest::parse(nested(64).as_bytes()).unwrap_err().field, "manifest");
+    let text = format!("{{\"x\":\"\\\"{}\"}}", "[".repeat(100));
+    assert!(Manifest::parse(text.as_bytes()).is_ok(), "{text}");
+}
