@@ -33,6 +33,8 @@ pub enum ProblemCode {
     /// The worker had it and has forgotten it.
     OutputExpired,
     TooLarge,
+    TargetTooLong,
+    HeadersTooLarge,
     Internal,
     /// The worker answered, and not as it should.
     WorkerError,
@@ -50,7 +52,7 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    pub const ALL: [ProblemCode; 26] = [
+    pub const ALL: [ProblemCode; 28] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -67,6 +69,8 @@ impl ProblemCode {
         Self::PayloadExpired,
         Self::OutputExpired,
         Self::TooLarge,
+        Self::TargetTooLong,
+        Self::HeadersTooLarge,
         Self::Internal,
         Self::WorkerError,
         Self::WorkerUnreachable,
@@ -97,6 +101,8 @@ impl ProblemCode {
             Self::PayloadExpired => "payload_expired",
             Self::OutputExpired => "output_expired",
             Self::TooLarge => "too_large",
+            Self::TargetTooLong => "target_too_long",
+            Self::HeadersTooLarge => "headers_too_large",
             Self::Internal => "internal",
             Self::WorkerError => "worker_error",
             Self::WorkerUnreachable => "worker_unreachable",
@@ -125,6 +131,8 @@ impl ProblemCode {
             }
             Self::OutputExpired | Self::PayloadExpired => StatusCode::GONE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::WorkerError | Self::WorkerUnreachable => StatusCode::BAD_GATEWAY,
             Self::WorkerBusy | Self::QueueFull | Self::TooManyUploads | Self::ShuttingDown => {
@@ -160,6 +168,8 @@ impl ProblemCode {
             | Self::PayloadExpired
             | Self::OutputExpired
             | Self::TooLarge
+            | Self::TargetTooLong
+            | Self::HeadersTooLarge
             | Self::Internal
             | Self::WorkerError => None,
         }

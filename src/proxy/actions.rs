@@ -1,9 +1,12 @@
 //! What clients and operators ask the pool to do: cancel and retry a job, drain and resume a worker.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use pingora::Result;
 use pingora_proxy::Session;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::jobs::store_problem;
 use super::{Front, respond};
@@ -16,6 +19,9 @@ use crate::worker::WorkerKey;
 /// Longest reason for a drain, and the longest body that carries one.
 const REASON_BYTES_MAX: usize = 1000;
 const BODY_BYTES_MAX: usize = 8 << 10;
+
+/// For the whole of that body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Done = std::result::Result<Value, Problem>;
 
@@ -103,17 +109,12 @@ fn wrong_state(row: &JobRow, why: &str) -> Problem {
     Problem::new(ProblemCode::WrongState, format!("the job is {} {why}", row.state.status().as_str()))
 }
 
-/// The `reason` in the body of a drain, which may be empty.
-async fn reason(session: &mut Session) -> std::result::Result<String, Problem> {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Body {
-        reason: Option<String>,
-    }
-    let bad = |message: &str| Problem::new(ProblemCode::BadRequest, message).in_field("body");
+async fn small_body(session: &mut Session) -> std::result::Result<Vec<u8>, Problem> {
     let mut body = Vec::new();
-    while let Some(chunk) =
-        session.read_request_body().await.map_err(|_| bad("the body did not come whole"))?
+    while let Some(chunk) = session
+        .read_request_body()
+        .await
+        .map_err(|_| Problem::new(ProblemCode::BadRequest, "the body did not come whole").in_field("body"))?
     {
         if body.len() + chunk.len() > BODY_BYTES_MAX {
             return Err(
@@ -122,6 +123,26 @@ async fn reason(session: &mut Session) -> std::result::Result<String, Problem> {
         }
         body.extend_from_slice(&chunk);
     }
+    Ok(body)
+}
+
+/// The `reason` in the body of a drain, which may be empty.
+async fn reason(session: &mut Session) -> std::result::Result<String, Problem> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        reason: Option<String>,
+    }
+    let bad = |message: &str| Problem::new(ProblemCode::BadRequest, message).in_field("body");
+    let body = match timeout(BODY_TIMEOUT, small_body(session)).await {
+        Ok(body) => body?,
+        Err(_) => {
+            // Where it ends is not known, so nothing that follows may be taken for a request.
+            session.set_keepalive(None);
+            let message = "the body came too slowly";
+            return Err(Problem::new(ProblemCode::RequestTimeout, message).in_field("body"));
+        }
+    };
     if body.is_empty() {
         return Ok(String::new());
     }

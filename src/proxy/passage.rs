@@ -12,6 +12,7 @@ use pingora::{Error, ErrorType, Result};
 use tokio::time::Instant;
 
 use super::respond;
+use super::subprotocols::Subprotocols;
 use crate::api::bodies::StatusBody;
 use crate::api::{OutputPath, Problem, ProblemCode};
 use crate::pool::Pool;
@@ -64,6 +65,7 @@ pub struct OutputPassage {
 pub struct StreamPassage {
     pub to: Destination,
     pub target: Target,
+    pub protocols: Subprotocols,
 }
 
 /// The path under which a worker serves a file.
@@ -104,12 +106,11 @@ const REQUEST_HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// Request headers of a WebSocket handshake (RFC 6455, section 4.1).
-const WEBSOCKET_HEADERS: [(&str, &str); 6] = [
+const WEBSOCKET_HEADERS: [(&str, &str); 5] = [
     ("upgrade", "Upgrade"),
     ("connection", "Connection"),
     ("sec-websocket-key", "Sec-WebSocket-Key"),
     ("sec-websocket-version", "Sec-WebSocket-Version"),
-    ("sec-websocket-protocol", "Sec-WebSocket-Protocol"),
     ("sec-websocket-extensions", "Sec-WebSocket-Extensions"),
 ];
 
@@ -179,6 +180,7 @@ impl Passage {
                 for (name, title) in WEBSOCKET_HEADERS {
                     copy(client, &mut head, HeaderName::from_static(name), title)?;
                 }
+                stream.protocols.forward(&mut head)?;
                 Ok(head)
             }
         }
@@ -189,7 +191,7 @@ impl Passage {
         match self {
             Self::Status(_) => admit_status(head),
             Self::Output(output) => output.admit(head),
-            Self::Stream(_) => admit_stream(head),
+            Self::Stream(stream) => admit_stream(head, &stream.protocols),
         }
     }
 
@@ -310,9 +312,10 @@ fn admit_status(head: &mut ResponseHeader) -> Result<Admitted> {
     Ok(Admitted::Yes)
 }
 
-fn admit_stream(head: &mut ResponseHeader) -> Result<Admitted> {
+fn admit_stream(head: &mut ResponseHeader, protocols: &Subprotocols) -> Result<Admitted> {
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         keep_only(head, &HANDSHAKE_HEADERS);
+        protocols.answer(head)?;
         return Ok(Admitted::Yes);
     }
     let message = format!("the worker does not stream this job: it answered {}", head.status.as_u16());

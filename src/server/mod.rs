@@ -1,9 +1,11 @@
 //! The composition root: puts the parts together from the configuration, starts them, and stops them.
 
 mod background;
+mod connections;
 mod data;
 mod dev_cert;
 mod guard;
+mod heads;
 mod listen;
 mod reload;
 mod signals;
@@ -27,7 +29,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::Gate;
 use crate::auth::limits::Usage;
-use crate::config::{Config, OutputsConfig};
+use crate::config::{Config, InspectMode, OutputsConfig};
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
 use crate::outputs::Outputs;
 use crate::outputs::collect::Collector;
@@ -39,7 +41,7 @@ use crate::pool::prober::Prober;
 use crate::proxy::{Front, FrontConfig, LARGE_ANSWERS_MAX, Shutdown};
 use crate::queue::{LiveJob, Queue, QueueDeadlines};
 use crate::retention::{Retention, UploadRoom};
-use crate::spool::{Spool, UploadLimits};
+use crate::spool::{Inspect, Spool, UploadLimits};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Drain, EndedRun, Store, StoreError};
 use crate::telemetry;
@@ -49,6 +51,8 @@ use crate::upstream::client::{HttpUpstream, Timeouts};
 use crate::upstream::tls::Dialer;
 use crate::worker::certificate::OwnCertificate;
 use background::{Announcing, Collecting, Dispatching, Probing, Reconciling};
+use connections::{ConnectionLimits, Connections};
+use heads::WatchedApp;
 use listen::Reserved;
 use reload::{Reloading, Watched};
 use signals::DrainOnSignal;
@@ -70,8 +74,20 @@ const DISPATCH_THREADS: usize = 2;
 const H2_STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const H2_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
-/// An HTTP/2 connection without a stream is closed after this.
-const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Streams of one HTTP/2 connection at once; past it, a stream is refused.
+const H2_STREAMS_MAX: u32 = 100;
+
+/// Streams that a client has reset before anything was done about them; past it, the connection is closed.
+const H2_RESETS_PENDING_MAX: usize = 20;
+
+/// Errors of a client for which streams of one connection are reset; past it, the connection is closed.
+const H2_ERRORS_MAX: usize = 128;
+
+/// The decoded head of a request over HTTP/2, in bytes as RFC 9113 counts them, as over HTTP/1.1.
+const H2_HEAD_BYTES_MAX: u32 = 64 << 10;
+
+/// Bytes that are held of answers that a client of HTTP/2 does not read, for one stream.
+const H2_SEND_BUFFER_BYTES: usize = 256 << 10;
 
 /// Idle connections kept to workers, for each thread of the front.
 const UPSTREAM_IDLE_MAX: usize = 128;
@@ -196,7 +212,14 @@ impl Assembly {
     fn run(mut self) {
         let mut server = Server::new_with_opt_and_conf(None, server_conf(&self.config));
         server.bootstrap();
-        let mut front = Service::new("front".to_owned(), self.front(&server));
+        let connections = Connections::new(ConnectionLimits {
+            per_address: self.config.server.connections_per_address_max as usize,
+            total: listen::connections_max(),
+        });
+        let watched =
+            WatchedApp::new(self.front(&server), connections.clone(), self.config.server.header_timeout);
+        let mut front = Service::new("front".to_owned(), watched);
+        front.set_connection_filter(Arc::new(connections));
         front.threads = Some(self.config.server.threads);
         for reserved in &self.reserved {
             front.add_tcp_with_settings(&reserved.address.to_string(), listen::options());
@@ -275,11 +298,16 @@ impl Assembly {
         let config = FrontConfig {
             uploads: UploadLimits {
                 body_bytes_max: self.config.uploads.bytes_max,
+                inspect: match self.config.uploads.inspect {
+                    InspectMode::Tar => Inspect::Tar(self.config.uploads.archives),
+                    InspectMode::None => Inspect::Nothing,
+                },
                 ..UploadLimits::default()
             },
             upload_timeout: self.config.uploads.timeout,
             upload_idle_timeout: self.config.uploads.idle_timeout,
             status_timeout: self.config.dispatch.status_timeout,
+            idle_timeout: self.config.server.idle_timeout,
             log_bytes_max: log_bytes_max(&self.config),
             queued_jobs_max: self.config.dispatch.queued_jobs_max as usize,
         };
@@ -305,10 +333,15 @@ impl Assembly {
         let mut proxy = http_proxy(&server.configuration, front);
         let mut h2 = default_h2_options();
         h2.initial_window_size(H2_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES);
+            .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(H2_STREAMS_MAX)
+            .max_pending_accept_reset_streams(H2_RESETS_PENDING_MAX)
+            .max_local_error_reset_streams(Some(H2_ERRORS_MAX))
+            .max_header_list_size(H2_HEAD_BYTES_MAX)
+            .max_send_buffer_size(H2_SEND_BUFFER_BYTES);
         proxy.h2_options = Some(h2);
         let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(H2_IDLE_TIMEOUT);
+        options.h2_idle_timeout = Some(self.config.server.idle_timeout);
         proxy.server_options = Some(options);
         proxy
     }

@@ -18,6 +18,7 @@ mod worker;
 
 mod answers;
 mod api;
+mod archives;
 mod auth;
 mod chaos;
 mod cli;
@@ -28,6 +29,8 @@ mod follow;
 mod framing;
 mod front;
 mod health;
+mod hostile;
+mod hostile_http2;
 mod kept;
 mod outputs;
 mod policies;
