@@ -18,6 +18,10 @@ pub enum ProblemCode {
     JobNotFound,
     OutputNotFound,
     WorkerNotFound,
+    /// The worker has signed nothing of the job's run.
+    NoReceipt,
+    /// What it has signed cannot be checked.
+    Unverifiable,
     MethodNotAllowed,
     RequestTimeout,
     /// The idempotency key was used for something else.
@@ -60,6 +64,8 @@ impl ProblemCode {
         Self::JobNotFound,
         Self::OutputNotFound,
         Self::WorkerNotFound,
+        Self::NoReceipt,
+        Self::Unverifiable,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::IdempotencyConflict,
@@ -92,6 +98,8 @@ impl ProblemCode {
             Self::JobNotFound => "job_not_found",
             Self::OutputNotFound => "output_not_found",
             Self::WorkerNotFound => "worker_not_found",
+            Self::NoReceipt => "no_receipt",
+            Self::Unverifiable => "unverifiable",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::IdempotencyConflict => "idempotency_conflict",
@@ -124,6 +132,7 @@ impl ProblemCode {
             Self::NotFound | Self::JobNotFound | Self::OutputNotFound | Self::WorkerNotFound => {
                 StatusCode::NOT_FOUND
             }
+            Self::NoReceipt | Self::Unverifiable => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::IdempotencyConflict | Self::NotDispatched | Self::NotFinished | Self::WrongState => {
@@ -161,6 +170,8 @@ impl ProblemCode {
             | Self::JobNotFound
             | Self::OutputNotFound
             | Self::WorkerNotFound
+            | Self::NoReceipt
+            | Self::Unverifiable
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::IdempotencyConflict

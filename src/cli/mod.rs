@@ -18,6 +18,7 @@ mod serve;
 mod status;
 mod submit;
 mod token;
+mod verify;
 mod worker;
 mod workers;
 
@@ -76,6 +77,7 @@ enum Command {
     Jobs(jobs::Args),
     /// List the pool's workers
     Workers(workers::Args),
+    Verify(verify::Args),
     /// Let clients in, and out
     #[command(subcommand)]
     Token(token::Command),
@@ -107,6 +109,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Resume(args) => block_on(drain::resume(args)),
         Command::Jobs(args) => block_on(jobs::run(args)),
         Command::Workers(args) => block_on(workers::run(args)),
+        Command::Verify(args) => verify::run(&args),
         Command::Token(command) => token::run(command),
     };
     match done {

@@ -44,6 +44,7 @@ impl<'a> Need<'a> {
             | Route::Output(job, _)
             | Route::Archive(job)
             | Route::Logs(job)
+            | Route::Receipt(job)
             | Route::Stream(job) => Self::Job(Right::Read, job),
             Route::Cancel(job) | Route::Retry(job) => Self::Job(Right::Submit, job),
         }

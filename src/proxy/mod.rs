@@ -21,6 +21,7 @@ mod jobs;
 mod kept;
 mod outputs;
 mod passage;
+mod receipt;
 mod respond;
 mod results;
 mod submit;
@@ -187,6 +188,7 @@ impl ProxyHttp for Front {
             Route::Submit => self.submit(session, &caller).await,
             Route::Status(job) => return self.status(session, ctx, &job).await,
             Route::Logs(job) => self.logs(session, &job).await,
+            Route::Receipt(job) => self.receipt(session, &job).await,
             Route::Listing(job) => self.listing(session, &job).await,
             Route::Output(job, path) => return self.output(session, ctx, &job, path).await,
             Route::Archive(job) => self.archive(session, &job).await,

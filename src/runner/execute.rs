@@ -1,6 +1,7 @@
 //! Runs one job: start, follow, drain, collect, finish.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +13,14 @@ use super::enforcement::Enforcement;
 use super::job::{Finished, Job, Phase, Verdict};
 use super::limits::Limit;
 use super::logs::Stream;
-use super::outputs::Outputs;
+use super::outputs::{Output, Outputs};
 use super::process::{End, Process};
 use super::registry::Slot;
 use super::sandbox::Sandbox;
 use super::usage::Usage;
+use crate::time::{Clock, Timestamp};
+use crate::worker::certificate::OwnCertificate;
+use crate::worker::receipt::{Ending, OutputSum, Receipt, Sha256Sum};
 
 /// How long after a job's end its output may still come. All its processes are gone by then, except one that ran
 /// without a sandbox and left its process group: it must not hold up the job.
@@ -34,11 +38,13 @@ pub struct Surroundings {
     pub enforcement: Enforcement,
     /// Kills it when cancelled.
     pub stop: CancellationToken,
+    /// Who signs for its results.
+    pub identity: Arc<OwnCertificate>,
 }
 
 /// Runs a job to its end, in the slot that it was given.
 pub async fn execute(job: Arc<Job>, slot: Slot, around: Surroundings) {
-    let since = Instant::now();
+    let (since, began) = (Instant::now(), Clock::System.now());
     job.enter(Phase::Running { since });
     log::info!("{}: running {} {}", job.id, job.order.plan.interpreter.name(), job.order.plan.entrypoint);
 
@@ -59,9 +65,42 @@ pub async fn execute(job: Arc<Job>, slot: Slot, around: Surroundings) {
         settled.await.unwrap_or_else(|error| (Verdict::Broken(error.to_string()), Outputs::default()));
 
     log::info!("{}: {verdict:?} after {wall:.1?}, {} outputs", job.id, outputs.files.len());
+    let receipt = receipt(&job, &around, &verdict, began..began.plus(wall), &outputs);
     // Whoever learns of the end sends the next job at once, and must find the slot free.
     drop(slot);
-    job.enter(Phase::Finished(Arc::new(Finished { verdict, usage, wall, outputs, at: Instant::now() })));
+    job.enter(Phase::Finished(Arc::new(Finished {
+        verdict,
+        usage,
+        wall,
+        outputs,
+        receipt,
+        at: Instant::now(),
+    })));
+}
+
+/// What the worker signs of a run that a pool sent.
+fn receipt(
+    job: &Job,
+    around: &Surroundings,
+    verdict: &Verdict,
+    ran: Range<Timestamp>,
+    outputs: &Outputs,
+) -> Option<Receipt> {
+    let subject = job.subject.clone()?;
+    // A clock before 1970 has no right time to give.
+    let micros = |at: Timestamp| u64::try_from(at.as_micros()).unwrap_or(0);
+    let sum = |output: &Output| OutputSum {
+        path: output.found.path.to_string(),
+        size: output.found.stamp.size,
+        sha256: output.sha256.as_deref().and_then(Sha256Sum::from_hex),
+    };
+    let ending = Ending {
+        exit_code: verdict.exit_code(),
+        started_at_micros: micros(ran.start),
+        finished_at_micros: micros(ran.end),
+        outputs: outputs.files.iter().map(sum).collect(),
+    };
+    Some(Receipt::sign(around.identity.secret(), subject, ending))
 }
 
 /// What is left to find out when the processes are gone.

@@ -15,6 +15,7 @@ use super::outputs::{OutputRule, Outputs};
 use super::sandbox::Plan;
 use super::usage::Usage;
 use super::workdir::WorkDir;
+use crate::worker::receipt::{Receipt, Subject};
 
 /// A job's name on this worker: `job_<unix seconds>_<n>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +30,8 @@ pub struct Job {
     pub order: Order,
     /// What it writes.
     pub logs: Logs,
+    /// What its receipt is about, if it gets one.
+    pub(super) subject: Option<Subject>,
     phase: watch::Sender<Phase>,
     cancel: CancellationToken,
 }
@@ -77,6 +80,8 @@ pub struct Finished {
     pub wall: Duration,
     /// What it made.
     pub outputs: Outputs,
+    /// What the worker signs of it.
+    pub receipt: Option<Receipt>,
     /// When it ended.
     pub at: Instant,
 }
@@ -145,9 +150,16 @@ impl fmt::Display for JobId {
 impl Job {
     /// A job that has just been accepted.
     #[must_use]
-    pub fn new(id: JobId, order: Order) -> Self {
+    pub fn new(id: JobId, order: Order, subject: Option<Subject>) -> Self {
         let logs = Logs::new(order.dir.path());
-        Self { id, order, logs, phase: watch::Sender::new(Phase::Queued), cancel: CancellationToken::new() }
+        Self {
+            id,
+            order,
+            logs,
+            subject,
+            phase: watch::Sender::new(Phase::Queued),
+            cancel: CancellationToken::new(),
+        }
     }
 
     /// Where it is now.

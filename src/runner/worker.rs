@@ -90,15 +90,17 @@ impl Worker {
         upload: Upload,
     ) -> Result<Arc<Job>, Refusal> {
         let grant = self.settings.grant;
+        let subject = ticket.subject(&upload);
         let order = tokio::task::spawn_blocking(move || Order::prepare(dir, upload, grant));
         let order =
             order.await.map_err(|error| Refusal::disk("preparing a job", &io::Error::other(error)))??;
-        let job = Arc::new(Job::new(ticket.id().clone(), order));
+        let job = Arc::new(Job::new(ticket.id().clone(), order, subject));
         let slot = self.registry.accept(ticket, &job)?;
         let around = Surroundings {
             sandbox: self.settings.sandbox.clone(),
             enforcement: self.settings.enforcement.clone(),
             stop: self.kill.clone(),
+            identity: Arc::clone(&self.settings.identity),
         };
         tokio::spawn(execute(Arc::clone(&job), slot, around));
         Ok(job)

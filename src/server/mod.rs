@@ -391,6 +391,7 @@ fn dispatch_config(config: &Config) -> DispatchConfig {
         log_bytes_max: log_bytes_max(config),
         longest_job: config.dispatch.submit_timeout,
         defaults: config.dispatch.defaults,
+        trust_required: config.trust.require,
     }
 }
 

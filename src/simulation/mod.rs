@@ -61,6 +61,7 @@ const CONFIG: DispatchConfig = DispatchConfig {
         max_attempts: 3,
         queue_timeout: None,
     },
+    trust_required: Identity::Claimed,
 };
 
 /// One life of the pool's process.

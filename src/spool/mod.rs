@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::job::JobId;
 
+pub use digest::ContentDigest;
 pub use error::UploadError;
 pub use gate::{ArchiveLimits, Inspect};
 pub use parts::boundary;

@@ -201,7 +201,7 @@ impl Form {
             manifest.check_entrypoint(self.file_names.iter().map(String::as_str))?;
         }
         Ok(Upload {
-            sha256: self.digest.finish(&manifest.to_worker_json()),
+            sha256: self.digest.finish(manifest.to_worker_json().as_bytes()),
             manifest,
             writer: self.writer,
             boundary: self.boundary,

@@ -35,6 +35,7 @@ mod kept;
 mod outputs;
 mod policies;
 mod readme;
+mod receipts;
 mod resilience;
 mod restart;
 mod sick;
