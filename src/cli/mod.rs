@@ -1,5 +1,6 @@
 //! The command line: one file per family of commands.
 
+mod audit;
 mod cancel;
 mod demo;
 mod download;
@@ -78,6 +79,9 @@ enum Command {
     /// List the pool's workers
     Workers(workers::Args),
     Verify(verify::Args),
+    /// Look after the record of who has asked for what
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Let clients in, and out
     #[command(subcommand)]
     Token(token::Command),
@@ -110,6 +114,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Jobs(args) => block_on(jobs::run(args)),
         Command::Workers(args) => block_on(workers::run(args)),
         Command::Verify(args) => verify::run(&args),
+        Command::Audit(command) => audit::run(command),
         Command::Token(command) => token::run(command),
     };
     match done {

@@ -216,7 +216,8 @@ mod tests {
     #[test]
     fn a_receipt_for_something_else_does_not() {
         let run = Run::new();
-        let changes: [(fn(&mut Subject), &str); 4] = [
+        type Change = fn(&mut Subject);
+        let changes: [(Change, &str); 4] = [
             (|subject| subject.job_id.push('0'), "another job"),
             (|subject| subject.attempt = 2, "another job or attempt"),
             (|subject| subject.payload_sha256.0[0] = 0, "other files"),

@@ -11,9 +11,11 @@ use tokio::time::timeout;
 use super::jobs::store_problem;
 use super::{Front, respond};
 use crate::api::{Problem, ProblemCode};
-use crate::job::JobId;
+use crate::auth::Caller;
+use crate::job::{ClientName, JobId};
 use crate::queue::{Cancelled, Retried};
 use crate::store::{Drain, JobRow};
+use crate::telemetry::audit::{Entry, Event};
 use crate::worker::WorkerKey;
 
 /// Longest reason for a drain, and the longest body that carries one.
@@ -26,19 +28,28 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 type Done = std::result::Result<Value, Problem>;
 
 impl Front {
+    /// Records in the audit log what was done; what was refused changed nothing.
+    pub(super) fn note(&self, session: &Session, caller: &Caller, event: Event, done: &Done) {
+        let Ok(about) = done else { return };
+        let remote = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+        let caller = caller.name().map(ClientName::as_str);
+        self.audit.record(Entry::new(event, about.clone()).by(caller, remote));
+    }
+
     /// `POST /cancel/{job}`.
-    pub(super) async fn cancel(&self, session: &mut Session, id: &JobId) -> Result<()> {
+    pub(super) async fn cancel(&self, session: &mut Session, caller: &Caller, id: &JobId) -> Result<()> {
         let done = match self.queue.cancel(id).await {
             Ok(Cancelled::Done(row)) => Ok(state_of(&row)),
             Ok(Cancelled::Ended(row)) => Err(wrong_state(&row, "and cannot be cancelled any more")),
             Ok(Cancelled::Absent) => Err(Problem::job_not_found()),
             Err(error) => Err(store_problem(&error)),
         };
+        self.note(session, caller, Event::Cancel, &done);
         answer(session, done).await
     }
 
     /// `POST /retry/{job}`.
-    pub(super) async fn retry(&self, session: &mut Session, id: &JobId) -> Result<()> {
+    pub(super) async fn retry(&self, session: &mut Session, caller: &Caller, id: &JobId) -> Result<()> {
         let done = match self.queue.retry(id).await {
             Ok(Retried::Queued { row, left }) => {
                 self.outputs.remove(&left).await;
@@ -58,15 +69,22 @@ impl Front {
             Ok(Retried::Absent) => Err(Problem::job_not_found()),
             Err(error) => Err(store_problem(&error)),
         };
+        self.note(session, caller, Event::Retry, &done);
         answer(session, done).await
     }
 
     /// `POST /workers/{worker}/drain`: no new jobs there, durably.
-    pub(super) async fn drain(&self, session: &mut Session, worker: WorkerKey) -> Result<()> {
+    pub(super) async fn drain(
+        &self,
+        session: &mut Session,
+        caller: &Caller,
+        worker: WorkerKey,
+    ) -> Result<()> {
         let done = match reason(session).await {
             Ok(reason) => self.drain_worker(worker, reason).await,
             Err(problem) => Err(problem),
         };
+        self.note(session, caller, Event::Drain, &done);
         answer(session, done).await
     }
 
@@ -75,13 +93,23 @@ impl Front {
         let drain = Drain { worker, reason, since: self.clock.now() };
         self.store.drain(drain.clone()).await.map_err(|error| store_problem(&error))?;
         log::info!("worker {worker} is drained: {}", drain.reason);
+        let reason = drain.reason.clone();
         self.pool.drain(drain);
-        Ok(json!({ "worker_id": worker, "draining": true, "active_jobs": self.pool.active(worker) }))
+        Ok(
+            json!({ "worker_id": worker, "reason": reason, "draining": true, "active_jobs": self.pool.active(worker) }),
+        )
     }
 
     /// `POST /workers/{worker}/resume`.
-    pub(super) async fn resume(&self, session: &mut Session, worker: WorkerKey) -> Result<()> {
-        answer(session, self.resume_worker(worker).await).await
+    pub(super) async fn resume(
+        &self,
+        session: &mut Session,
+        caller: &Caller,
+        worker: WorkerKey,
+    ) -> Result<()> {
+        let done = self.resume_worker(worker).await;
+        self.note(session, caller, Event::Resume, &done);
+        answer(session, done).await
     }
 
     async fn resume_worker(&self, worker: WorkerKey) -> Done {

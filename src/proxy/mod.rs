@@ -55,6 +55,7 @@ use crate::pool::prober::Prober;
 use crate::queue::Queue;
 use crate::spool::{Spool, UploadLimits};
 use crate::store::Store;
+use crate::telemetry::audit::AuditLog;
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::tls::Dialer;
@@ -111,6 +112,7 @@ pub struct Front {
     /// Makes the connections that archives are fetched over; it lives as long as the front's runtime.
     pub connector: Connector,
     pub dialer: Dialer,
+    pub audit: AuditLog,
 }
 
 /// What the front lets go on when the pool is told to stop.
@@ -193,10 +195,10 @@ impl ProxyHttp for Front {
             Route::Output(job, path) => return self.output(session, ctx, &job, path).await,
             Route::Archive(job) => self.archive(session, &job).await,
             Route::Stream(job) => return self.stream(session, ctx, &job).await,
-            Route::Cancel(job) => self.cancel(session, &job).await,
-            Route::Retry(job) => self.retry(session, &job).await,
-            Route::Drain(worker) => self.drain(session, worker).await,
-            Route::Resume(worker) => self.resume(session, worker).await,
+            Route::Cancel(job) => self.cancel(session, &caller, &job).await,
+            Route::Retry(job) => self.retry(session, &caller, &job).await,
+            Route::Drain(worker) => self.drain(session, &caller, worker).await,
+            Route::Resume(worker) => self.resume(session, &caller, worker).await,
             Route::Jobs => self.jobs(session, &caller).await,
             Route::Pool => self.pool_view(session).await,
             Route::Health => self.health(session).await,

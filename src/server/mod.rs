@@ -45,6 +45,7 @@ use crate::spool::{Inspect, Spool, UploadLimits};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Drain, EndedRun, Store, StoreError};
 use crate::telemetry;
+use crate::telemetry::audit::{self, AuditLog};
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::client::{HttpUpstream, Timeouts};
@@ -135,6 +136,7 @@ struct Assembly {
     prober: Arc<Prober>,
     dispatcher: Arc<Dispatcher>,
     under_way: Vec<Arc<LiveJob>>,
+    audit: AuditLog,
     shutdown: Arc<Shutdown>,
 }
 
@@ -177,7 +179,9 @@ impl Assembly {
         let dialer = Dialer::new(OwnCertificate::new(key, clock.clone()));
         let upstream = HttpUpstream::new(Arc::clone(&spool), dialer.clone(), timeouts);
         let upstream: Arc<dyn Upstream> = Arc::new(upstream.map_err(|error| error.to_string())?);
-        let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), config.health.interval);
+        let audit = AuditLog::open(config.data.join(audit::FILE_NAME))?;
+        let interval = config.health.interval;
+        let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), interval, audit.clone());
         let parts = dispatch::Parts {
             queue: queue.clone(),
             pool: pool.clone(),
@@ -205,6 +209,7 @@ impl Assembly {
             prober: Arc::new(prober),
             dispatcher,
             under_way,
+            audit,
             shutdown: Arc::default(),
         })
     }
@@ -268,7 +273,8 @@ impl Assembly {
         let reloading = Reloading { watched: self.watched, hangup: Arc::clone(&hangup) };
         server.add_service(background_service("reload", reloading));
         let timeout = self.config.server.shutdown_timeout;
-        let signals = DrainOnSignal { dispatcher: self.dispatcher, shutdown: self.shutdown, hangup, timeout };
+        let (dispatcher, shutdown, audit) = (self.dispatcher, self.shutdown, self.audit);
+        let signals = DrainOnSignal { dispatcher, shutdown, audit, hangup, timeout };
         server.run(RunArgs { shutdown_signal: Box::new(signals) });
     }
 
@@ -329,6 +335,7 @@ impl Assembly {
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             connector: Connector::new(None),
             dialer: self.dialer.clone(),
+            audit: self.audit.clone(),
         };
         let mut proxy = http_proxy(&server.configuration, front);
         let mut h2 = default_h2_options();

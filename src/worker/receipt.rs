@@ -231,7 +231,9 @@ impl Evidence {
         let Ok(Body { receipt, worker_metadata }) = serde_json::from_str(status) else {
             return Self::Nothing;
         };
-        match (receipt, worker_metadata.and_then(|metadata| metadata.signature)) {
+        let signature =
+            worker_metadata.and_then(|metadata| metadata.signature).filter(|text| !text.is_empty());
+        match (receipt, signature) {
             (Some(receipt), _) => match serde_json::from_str(receipt.get()) {
                 Ok(receipt) => Self::Receipt(Box::new(receipt)),
                 Err(error) => Self::Malformed(error.to_string()),

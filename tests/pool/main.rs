@@ -19,6 +19,7 @@ mod worker;
 mod answers;
 mod api;
 mod archives;
+mod audit;
 mod auth;
 mod chaos;
 mod cli;

@@ -254,15 +254,15 @@ async fn check_names_the_workers_that_are_taken_at_their_word() {
 // --- the worker of this package ---
 
 /// A process of `trusted-pool worker`; it ends with the handle.
-pub struct Worker {
-    pub id: String,
+struct Worker {
+    id: String,
     url: String,
     _dir: TempDir,
     _child: Child,
 }
 
 impl Worker {
-    pub async fn start(flags: &[&str]) -> Self {
+    async fn start(flags: &[&str]) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let key = dir.path().join("worker.pem").display().to_string();
         let data = dir.path().join("data").display().to_string();
@@ -281,11 +281,11 @@ impl Worker {
         Self { id, url, _dir: dir, _child: child }
     }
 
-    pub fn entry(&self) -> Value {
+    fn entry(&self) -> Value {
         json!({"worker_id": self.id, "endpoint": self.url, "max_concurrent_jobs": 2})
     }
 
-    pub fn address(&self) -> SocketAddr {
+    fn address(&self) -> SocketAddr {
         self.url.rsplit('/').next().unwrap().parse().expect("an address")
     }
 }
