@@ -56,7 +56,7 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    pub const ALL: [ProblemCode; 29] = [
+    pub const ALL: [ProblemCode; 30] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
