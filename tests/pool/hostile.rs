@@ -273,7 +273,6 @@ async fn path_that_plays_tricks_reaches_nothing() {
         "/status/../pool",
         "/status/%2e%2e",
         "/\u{ff0e}/pool",
-        "/pool#x",
     ] {
         let said =
             raw(&pool, format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
