@@ -1,6 +1,7 @@
 //! The pool's HTTP API: which request means what, and what the answers look like. Pure.
 
 pub mod bodies;
+pub mod head;
 pub mod listing;
 pub mod live_log;
 pub mod origins;

@@ -18,6 +18,10 @@ pub enum ProblemCode {
     JobNotFound,
     OutputNotFound,
     WorkerNotFound,
+    /// The worker has signed nothing of the job's run.
+    NoReceipt,
+    /// What it has signed cannot be checked.
+    Unverifiable,
     MethodNotAllowed,
     RequestTimeout,
     /// The idempotency key was used for something else.
@@ -33,6 +37,8 @@ pub enum ProblemCode {
     /// The worker had it and has forgotten it.
     OutputExpired,
     TooLarge,
+    TargetTooLong,
+    HeadersTooLarge,
     Internal,
     /// The worker answered, and not as it should.
     WorkerError,
@@ -50,7 +56,7 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    pub const ALL: [ProblemCode; 26] = [
+    pub const ALL: [ProblemCode; 30] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -58,6 +64,8 @@ impl ProblemCode {
         Self::JobNotFound,
         Self::OutputNotFound,
         Self::WorkerNotFound,
+        Self::NoReceipt,
+        Self::Unverifiable,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::IdempotencyConflict,
@@ -67,6 +75,8 @@ impl ProblemCode {
         Self::PayloadExpired,
         Self::OutputExpired,
         Self::TooLarge,
+        Self::TargetTooLong,
+        Self::HeadersTooLarge,
         Self::Internal,
         Self::WorkerError,
         Self::WorkerUnreachable,
@@ -88,6 +98,8 @@ impl ProblemCode {
             Self::JobNotFound => "job_not_found",
             Self::OutputNotFound => "output_not_found",
             Self::WorkerNotFound => "worker_not_found",
+            Self::NoReceipt => "no_receipt",
+            Self::Unverifiable => "unverifiable",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::IdempotencyConflict => "idempotency_conflict",
@@ -97,6 +109,8 @@ impl ProblemCode {
             Self::PayloadExpired => "payload_expired",
             Self::OutputExpired => "output_expired",
             Self::TooLarge => "too_large",
+            Self::TargetTooLong => "target_too_long",
+            Self::HeadersTooLarge => "headers_too_large",
             Self::Internal => "internal",
             Self::WorkerError => "worker_error",
             Self::WorkerUnreachable => "worker_unreachable",
@@ -118,6 +132,7 @@ impl ProblemCode {
             Self::NotFound | Self::JobNotFound | Self::OutputNotFound | Self::WorkerNotFound => {
                 StatusCode::NOT_FOUND
             }
+            Self::NoReceipt | Self::Unverifiable => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::IdempotencyConflict | Self::NotDispatched | Self::NotFinished | Self::WrongState => {
@@ -125,6 +140,8 @@ impl ProblemCode {
             }
             Self::OutputExpired | Self::PayloadExpired => StatusCode::GONE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::WorkerError | Self::WorkerUnreachable => StatusCode::BAD_GATEWAY,
             Self::WorkerBusy | Self::QueueFull | Self::TooManyUploads | Self::ShuttingDown => {
@@ -153,6 +170,8 @@ impl ProblemCode {
             | Self::JobNotFound
             | Self::OutputNotFound
             | Self::WorkerNotFound
+            | Self::NoReceipt
+            | Self::Unverifiable
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::IdempotencyConflict
@@ -160,6 +179,8 @@ impl ProblemCode {
             | Self::PayloadExpired
             | Self::OutputExpired
             | Self::TooLarge
+            | Self::TargetTooLong
+            | Self::HeadersTooLarge
             | Self::Internal
             | Self::WorkerError => None,
         }

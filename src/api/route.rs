@@ -21,6 +21,8 @@ pub enum Route {
     /// All outputs of a job as one archive.
     Archive(JobId),
     Logs(JobId),
+    /// What the worker has signed of a job's run.
+    Receipt(JobId),
     Stream(JobId),
     Cancel(JobId),
     Retry(JobId),
@@ -43,6 +45,7 @@ impl Route {
             Self::Submit | Self::Cancel(_) | Self::Retry(_) | Self::Drain(_) | Self::Resume(_) => true,
             Self::Preflight | Self::Refused(_) => true,
             Self::Root | Self::Status(_) | Self::Listing(_) | Self::Output(..) | Self::Archive(_) => false,
+            Self::Receipt(_) => false,
             Self::Logs(_) | Self::Stream(_) | Self::Jobs | Self::Pool | Self::Health | Self::Ready => false,
         }
     }
@@ -199,6 +202,7 @@ impl Route {
             },
             ("status", Some(job)) => Self::Status(job_id(job)?),
             ("logs", Some(job)) => Self::Logs(job_id(job)?),
+            ("receipt", Some(job)) => Self::Receipt(job_id(job)?),
             ("stream", Some(job)) => Self::Stream(job_id(job)?),
             ("outputs", Some(rest)) => match rest.split_once('/') {
                 None => Self::Listing(job_id(rest)?),
@@ -258,6 +262,7 @@ mod tests {
         assert_eq!(get(&format!("/download/{JOB}/a%20b%25%3F%23.txt")), output("a b%?#.txt"));
         assert_eq!(Route::of(&Method::HEAD, &format!("/download/{JOB}")), Route::Archive(job.clone()));
         assert_eq!(get(&format!("/logs/{JOB}")), Route::Logs(job.clone()));
+        assert_eq!(get(&format!("/receipt/{JOB}")), Route::Receipt(job.clone()));
         assert_eq!(get(&format!("/stream/{JOB}")), Route::Stream(job.clone()));
         assert_eq!(Route::of(&Method::POST, &format!("/cancel/{JOB}")), Route::Cancel(job.clone()));
         assert_eq!(Route::of(&Method::POST, &format!("/retry/{JOB}")), Route::Retry(job));

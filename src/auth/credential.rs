@@ -9,6 +9,9 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 const BEARER: &str = "bearer ";
 
+/// What a credential begins with that comes as a subprotocol of a WebSocket: a page cannot give one other headers.
+const SUBPROTOCOL: &str = "bearer.";
+
 /// A text that a client presents. Never printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Credential<'a>(&'a str);
@@ -46,9 +49,38 @@ impl<'a> Credential<'a> {
         }
     }
 
+    /// The same for a WebSocket, whose handshake may also bring it as the subprotocol `bearer.TOKEN`.
+    pub fn of_handshake(headers: &'a HeaderMap) -> Result<Self, Denied> {
+        let found = Self::of(headers);
+        let mut offered = subprotocols(headers).filter_map(bearer_of);
+        let text = match (offered.next(), &found) {
+            (None, _) => return found,
+            (Some(text), Ok(Self(other))) if text != *other => return Err(Denied::Invalid),
+            (Some(_), Err(Denied::Invalid | Denied::Unprivileged)) => return Err(Denied::Invalid),
+            (Some(text), Ok(_) | Err(Denied::Missing)) => text,
+        };
+        if text.is_empty() || text.len() > CREDENTIAL_BYTES_MAX || offered.any(|other| other != text) {
+            return Err(Denied::Invalid);
+        }
+        Ok(Self(text))
+    }
+
     pub fn as_str(self) -> &'a str {
         self.0
     }
+}
+
+/// The subprotocols that a WebSocket's handshake offers.
+pub fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    // A value that is no text offers nothing.
+    values.flat_map(|value| value.to_str().unwrap_or_default().split(',')).map(str::trim)
+}
+
+/// The credential that a subprotocol is, if it is one.
+pub fn bearer_of(subprotocol: &str) -> Option<&str> {
+    let prefix = subprotocol.get(..SUBPROTOCOL.len())?;
+    prefix.eq_ignore_ascii_case(SUBPROTOCOL).then(|| &subprotocol[SUBPROTOCOL.len()..])
 }
 
 fn one<'a>(found: &mut Option<&'a str>, text: &'a str) -> Result<(), Denied> {
@@ -79,6 +111,36 @@ mod tests {
             &[("authorization", "Bearer abc"), ("x-api-key", "abc")],
         ] {
             assert_eq!(of(headers).as_deref(), Ok("abc"), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_handshake_may_bring_it_as_a_subprotocol() {
+        let of_handshake = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, value.parse().unwrap());
+            }
+            Credential::of_handshake(&headers).map(|credential| credential.as_str().to_owned())
+        };
+        let protocol = "sec-websocket-protocol";
+        for good in [
+            &[(protocol, "trusted-pool, bearer.abc")][..],
+            &[(protocol, "bearer.abc,trusted-pool")],
+            &[(protocol, "trusted-pool"), (protocol, "Bearer.abc")],
+            &[(protocol, "bearer.abc"), ("authorization", "Bearer abc")],
+            &[(protocol, "trusted-pool"), ("x-api-key", "abc")],
+        ] {
+            assert_eq!(of_handshake(good).as_deref(), Ok("abc"), "{good:?}");
+        }
+        assert_eq!(of_handshake(&[(protocol, "trusted-pool")]), Err(Denied::Missing));
+        for wrong in [
+            &[(protocol, "bearer.abc, bearer.abd")][..],
+            &[(protocol, "bearer.")],
+            &[(protocol, "bearer.abc"), ("x-api-key", "abd")],
+            &[(protocol, "bearer.abc"), ("authorization", "Basic YTpi")],
+        ] {
+            assert_eq!(of_handshake(wrong), Err(Denied::Invalid), "{wrong:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! A client proves itself with a [`token`] of the pool's own, kept as a digest in a [`list`], or with a token that an OIDC
 //! issuer signed ([`jwt`]). [`Gate`] says who is behind one; what follows from it, for each call, is decided in the front.
 
-mod credential;
+pub mod credential;
 mod gate;
 pub mod jwt;
 pub mod limits;

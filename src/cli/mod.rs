@@ -1,5 +1,6 @@
 //! The command line: one file per family of commands.
 
+mod audit;
 mod cancel;
 mod demo;
 mod download;
@@ -19,6 +20,7 @@ mod serve;
 mod status;
 mod submit;
 mod token;
+mod verify;
 mod worker;
 mod workers;
 
@@ -77,6 +79,10 @@ enum Command {
     Jobs(jobs::Args),
     /// List the pool's workers
     Workers(workers::Args),
+    Verify(verify::Args),
+    /// Look after the record of who has asked for what
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Let clients in, and out
     #[command(subcommand)]
     Token(token::Command),
@@ -108,6 +114,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Resume(args) => block_on(drain::resume(args)),
         Command::Jobs(args) => block_on(jobs::run(args)),
         Command::Workers(args) => block_on(workers::run(args)),
+        Command::Verify(args) => verify::run(&args),
+        Command::Audit(command) => audit::run(command),
         Command::Token(command) => token::run(command),
     };
     match done {

@@ -1,8 +1,12 @@
 //! `token`: who may use a pool. It works on the file that the pool reads, on the pool's machine; a running pool sees the change.
 
-use std::path::PathBuf;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use super::exit::Failure;
 use super::print;
@@ -11,6 +15,7 @@ use crate::auth::list::{self, TokenEntry, TokenList};
 use crate::auth::token::{Token, TokenId};
 use crate::config::{Config, ServeArgs, tokens_in, units};
 use crate::job::ClientName;
+use crate::telemetry::audit::{self, Entry, Event, chain};
 use crate::time::{Clock, Timestamp};
 
 #[derive(Debug, clap::Subcommand)]
@@ -80,15 +85,40 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     units::duration(text, &(Duration::from_secs(1)..=Duration::from_secs(3650 * 86_400)))
 }
 
+/// Where a pool keeps its tokens, and where it says who changed them.
+struct Places {
+    tokens: PathBuf,
+    audit: PathBuf,
+}
+
 impl FileArgs {
     fn path(&self) -> Result<PathBuf, Failure> {
+        Ok(self.places()?.tokens)
+    }
+
+    fn places(&self) -> Result<Places, Failure> {
         let Some(config) = &self.config else {
-            return Ok(tokens_in(self.data.as_deref().unwrap_or(&Config::default().data)));
+            let data = self.data.clone().unwrap_or_else(|| Config::default().data);
+            return Ok(Places { tokens: tokens_in(&data), audit: data.join(audit::FILE_NAME) });
         };
         let args =
             ServeArgs { config: Some(config.clone()), data: self.data.clone(), ..ServeArgs::default() };
         let config = Config::load(&args).map_err(|errors| Failure::Setup(errors.to_string()))?;
-        Ok(config.tokens())
+        Ok(Places { tokens: config.tokens(), audit: config.data.join(audit::FILE_NAME) })
+    }
+}
+
+impl Places {
+    /// Records a change that was made. The token is good, or worthless, whether or not that can be written.
+    fn note(&self, event: Event, about: Value) -> Result<(), Failure> {
+        let user = std::env::var("USER").ok();
+        let entry = Entry::new(event, about).by(user.as_deref(), None);
+        // A pool that has never been started has no directory yet.
+        let directory = self.audit.parent().unwrap_or(Path::new("."));
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.and_then(|()| chain::append(&self.audit, &[entry])).map_err(|error| {
+            Failure::Setup(format!("done, but {} cannot be written: {error}", self.audit.display()))
+        })
     }
 }
 
@@ -101,13 +131,16 @@ pub(super) fn run(command: Command) -> Result<ExitCode, Failure> {
 }
 
 fn new(args: NewArgs) -> Result<ExitCode, Failure> {
-    let path = args.file.path()?;
+    let places = args.file.places()?;
     let token = Token::from_random(rand::random(), rand::random());
     let now = Clock::System.now();
     let entry = TokenEntry::new(&token, args.name.clone(), args.role, now, args.expires);
-    list::change(&path, |list| list.add(token.id(), entry)).map_err(Failure::Setup)?;
+    list::change(&places.tokens, |list| list.add(token.id(), entry)).map_err(Failure::Setup)?;
     eprintln!("token {} lets {} in as {}; it is not shown again:", token.id(), args.name, args.role);
     print::line(token.reveal())?;
+    let id = token.id().to_string();
+    let role = args.role.as_str();
+    places.note(Event::TokenNew, json!({ "token_id": id, "name": args.name.as_str(), "role": role }))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -115,7 +148,7 @@ fn show(args: &ListArgs) -> Result<ExitCode, Failure> {
     let list = TokenList::read(&args.file.path()?).map_err(Failure::Setup)?;
     let now = Clock::System.now();
     if args.json {
-        let tokens: Vec<_> = list.entries().map(|(id, entry)| json(id, entry)).collect();
+        let tokens: Vec<_> = list.entries().map(|(id, entry)| shown(id, entry)).collect();
         print::line(&serde_json::json!({ "tokens": tokens }).to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -125,7 +158,7 @@ fn show(args: &ListArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn json(id: &TokenId, entry: &TokenEntry) -> serde_json::Value {
+fn shown(id: &TokenId, entry: &TokenEntry) -> serde_json::Value {
     serde_json::json!({
         "id": id.to_string(),
         "name": entry.client.as_str(),
@@ -146,12 +179,17 @@ fn row(id: &TokenId, entry: &TokenEntry, now: Timestamp) -> [String; 5] {
 }
 
 fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
-    let revoked = list::change(&args.file.path()?, |list| match list.revoke(&args.which) {
+    let places = args.file.places()?;
+    let revoked = list::change(&places.tokens, |list| match list.revoke(&args.which) {
         none if none.is_empty() => Err(format!("no token has the id or the name {:?}", args.which)),
         revoked => Ok(revoked),
     });
-    for id in revoked.map_err(Failure::Setup)? {
+    let revoked = revoked.map_err(Failure::Setup)?;
+    for id in &revoked {
         print::line(&format!("revoked {id}"))?;
+    }
+    for id in revoked {
+        places.note(Event::TokenRevoke, json!({ "token_id": id.to_string() }))?;
     }
     Ok(ExitCode::SUCCESS)
 }

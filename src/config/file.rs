@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::problem::Problem;
 use super::section::{Section, Source, Value};
-use super::{Config, access, units, workers};
+use super::{Config, InspectMode, access, units, workers};
 use crate::auth::limits::ClientLimits;
 use crate::worker::Allowlist;
 
@@ -46,6 +46,12 @@ const OUTPUTS_TOTAL_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 50;
 const HEALTH_INTERVAL: RangeInclusive<Duration> = millis(100, HOUR);
 const HEALTH_TIMEOUT: RangeInclusive<Duration> = millis(100, MINUTE);
 const THREADS: RangeInclusive<u32> = 1..=1024;
+const HEADER_TIMEOUT: RangeInclusive<Duration> = millis(500, HOUR);
+// Pingora counts it in seconds.
+const IDLE_TIMEOUT: RangeInclusive<Duration> = millis(1_000, HOUR);
+const CONNECTIONS_PER_ADDRESS: RangeInclusive<u32> = 1..=1_000_000;
+const ARCHIVE_ENTRIES: RangeInclusive<u32> = 1..=100_000_000;
+const UNPACKED_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 50;
 const SHUTDOWN_TIMEOUT: RangeInclusive<Duration> = millis(0, HOUR);
 
 /// More addresses than a machine has uses for.
@@ -118,6 +124,14 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
     top.section("uploads", |section| {
         read_duration(section, "timeout", &mut uploads.timeout, &UPLOAD_TIMEOUT);
         read_duration(section, "idle_timeout", &mut uploads.idle_timeout, &UPLOAD_IDLE_TIMEOUT);
+        section.read("inspect", &mut uploads.inspect, |text| match text {
+            "tar" => Ok(InspectMode::Tar),
+            "none" => Ok(InspectMode::None),
+            _ => Err("is neither tar nor none".to_owned()),
+        });
+        let archives = &mut uploads.archives;
+        section.read("max_entries", &mut archives.entries_max, |text| units::count(text, &ARCHIVE_ENTRIES));
+        read_size(section, "max_unpacked", &mut archives.unpacked_bytes_max, &UNPACKED_BYTES);
     });
     top.section("client_limits", |section| {
         let ClientLimits { queued_jobs, requests_per_second, upload_bytes_per_minute } = client_limits;
@@ -162,6 +176,14 @@ fn read_keys(top: &mut Section<'_>, config: &mut Config) {
     });
     top.section("server", |section| {
         section.read("threads", &mut server.threads, |text| Ok(units::count(text, &THREADS)? as usize));
+        read_duration(section, "header_timeout", &mut server.header_timeout, &HEADER_TIMEOUT);
+        section.read("idle_timeout", &mut server.idle_timeout, |text| {
+            let idle = units::duration(text, &IDLE_TIMEOUT)?;
+            if idle.subsec_nanos() == 0 { Ok(idle) } else { Err("is no whole number of seconds".to_owned()) }
+        });
+        section.read("max_connections_per_address", &mut server.connections_per_address_max, |text| {
+            units::count(text, &CONNECTIONS_PER_ADDRESS)
+        });
         read_duration(section, "shutdown_timeout", &mut server.shutdown_timeout, &SHUTDOWN_TIMEOUT);
     });
 }

@@ -29,6 +29,7 @@ use crate::api::origins::AllowedOrigins;
 use crate::auth::jwt::JwtConfig;
 use crate::auth::limits::ClientLimits;
 use crate::job::{DefaultTerms, OnUnknown, OnWorkerLost};
+use crate::spool::ArchiveLimits;
 use crate::worker::Allowlist;
 use crate::worker::trust::Identity;
 use problem::Place;
@@ -119,6 +120,17 @@ pub struct UploadsConfig {
     pub open_max: u32,
     /// Bytes of all payloads that wait on disk (`max_spool_bytes`).
     pub spool_bytes_max: u64,
+    pub inspect: InspectMode,
+    /// What archives that are inspected may hold (`max_entries`, `max_unpacked`).
+    pub archives: ArchiveLimits,
+}
+
+/// Which uploads are looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InspectMode {
+    /// Archives named `.tar.gz` or `.tgz`.
+    Tar,
+    None,
 }
 
 /// How jobs are sent to workers and followed there.
@@ -171,6 +183,12 @@ pub struct HealthConfig {
 pub struct ServerConfig {
     /// Threads that serve clients.
     pub threads: usize,
+    /// For the head of a request, from its first byte on.
+    pub header_timeout: Duration,
+    /// How long a connection is kept that has no request; whole seconds.
+    pub idle_timeout: Duration,
+    /// Connections from one address (`max_connections_per_address`).
+    pub connections_per_address_max: u32,
     /// How long uploads and downloads may go on once the pool is told to end.
     pub shutdown_timeout: Duration,
 }
@@ -207,6 +225,8 @@ impl Default for UploadsConfig {
             idle_timeout: Duration::from_secs(60),
             open_max: 256,
             spool_bytes_max: 64 << 30,
+            inspect: InspectMode::Tar,
+            archives: ArchiveLimits { entries_max: 100_000, unpacked_bytes_max: 10 << 30 },
         }
     }
 }
@@ -254,7 +274,13 @@ impl Default for ServerConfig {
     fn default() -> Self {
         // A machine that does not tell has at least one.
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, shutdown_timeout: Duration::from_secs(30) }
+        Self {
+            threads,
+            header_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+            connections_per_address_max: 1024,
+            shutdown_timeout: Duration::from_secs(30),
+        }
     }
 }
 

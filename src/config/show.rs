@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::units::{show_duration, show_size};
-use super::{AuthConfig, Certificate, Config, GuardConfig, TlsConfig};
+use super::{
+    AuthConfig, Certificate, Config, GuardConfig, InspectMode, ServerConfig, TlsConfig, UploadsConfig,
+};
 use crate::api::origins::AllowedOrigins;
 use crate::auth::jwt::JwtConfig;
 use crate::auth::limits::ClientLimits;
@@ -67,15 +69,38 @@ impl fmt::Display for Config {
         writeln!(f, "health:")?;
         writeln!(f, "  interval: {}", show_duration(health.interval))?;
         writeln!(f, "  timeout: {}", show_duration(health.timeout))?;
-        writeln!(f, "uploads:")?;
-        writeln!(f, "  timeout: {}", show_duration(uploads.timeout))?;
-        writeln!(f, "  idle_timeout: {}", show_duration(uploads.idle_timeout))?;
-        writeln!(f, "server:")?;
-        writeln!(f, "  threads: {}", server.threads)?;
-        writeln!(f, "  shutdown_timeout: {}", show_duration(server.shutdown_timeout))?;
+        show_uploads(f, uploads)?;
+        show_server(f, server)?;
         writeln!(f, "log: {}", quoted(&log.to_string().to_lowercase()))?;
         writeln!(f, "workers:")?;
         workers.workers().iter().try_for_each(|worker| show_worker(f, worker))
+    }
+}
+
+fn show_uploads(f: &mut fmt::Formatter<'_>, uploads: &UploadsConfig) -> fmt::Result {
+    writeln!(f, "uploads:")?;
+    writeln!(f, "  timeout: {}", show_duration(uploads.timeout))?;
+    writeln!(f, "  idle_timeout: {}", show_duration(uploads.idle_timeout))?;
+    writeln!(f, "  inspect: {}", uploads.inspect)?;
+    writeln!(f, "  max_entries: {}", uploads.archives.entries_max)?;
+    writeln!(f, "  max_unpacked: {}", show_size(uploads.archives.unpacked_bytes_max))
+}
+
+fn show_server(f: &mut fmt::Formatter<'_>, server: &ServerConfig) -> fmt::Result {
+    writeln!(f, "server:")?;
+    writeln!(f, "  threads: {}", server.threads)?;
+    writeln!(f, "  header_timeout: {}", show_duration(server.header_timeout))?;
+    writeln!(f, "  idle_timeout: {}", show_duration(server.idle_timeout))?;
+    writeln!(f, "  max_connections_per_address: {}", server.connections_per_address_max)?;
+    writeln!(f, "  shutdown_timeout: {}", show_duration(server.shutdown_timeout))
+}
+
+impl fmt::Display for InspectMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tar => "tar",
+            Self::None => "none",
+        })
     }
 }
 

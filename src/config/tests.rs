@@ -95,8 +95,8 @@ client_limits: {{queued_jobs: 5, requests_per_second: 10, upload_per_minute: 1Mi
 history: {{keep: 30d, max_log_bytes: 64KiB}}
 outputs: {{keep: 0s, max_job_bytes: 1MiB, max_total_bytes: 1GiB}}
 health: {{interval: 10s, timeout: 1s}}
-uploads: {{timeout: 2h, idle_timeout: 30s}}
-server: {{threads: 3, shutdown_timeout: 0s}}
+uploads: {{timeout: 2h, idle_timeout: 30s, inspect: none, max_entries: 10, max_unpacked: 2MiB}}
+server: {{threads: 3, shutdown_timeout: 0s, header_timeout: 5s, idle_timeout: 20s, max_connections_per_address: 9}}
 log: debug
 workers:
   - worker_id: {KEY_A}
@@ -145,6 +145,8 @@ workers:
             idle_timeout: seconds(30),
             open_max: 8,
             spool_bytes_max: 1 << 30,
+            inspect: InspectMode::None,
+            archives: ArchiveLimits { entries_max: 10, unpacked_bytes_max: 2 << 20 },
         }
     );
     assert_eq!(
@@ -171,7 +173,14 @@ workers:
         OutputsConfig { keep: Duration::ZERO, job_bytes_max: 1 << 20, total_bytes_max: 1 << 30 }
     );
     assert_eq!(config.health, HealthConfig { interval: seconds(10), timeout: seconds(1) });
-    assert_eq!(config.server, ServerConfig { threads: 3, shutdown_timeout: Duration::ZERO });
+    let server = ServerConfig {
+        threads: 3,
+        header_timeout: seconds(5),
+        idle_timeout: seconds(20),
+        connections_per_address_max: 9,
+        shutdown_timeout: Duration::ZERO,
+    };
+    assert_eq!(config.server, server);
     assert_eq!(config.log, log::LevelFilter::Debug);
     let first = &config.workers.workers()[0];
     assert_eq!(first.max_concurrent_jobs.map(u32::from), Some(4));

@@ -340,9 +340,7 @@ impl Dispatcher {
                 next => next,
             },
             JobState::Running { .. } => self.step(job, attempt, self.loss(job, attempt, &reason)).await,
-            JobState::Collecting { .. } => {
-                self.step_with(job, attempt, JobEvent::Collected, Some(Results::default())).await
-            }
+            JobState::Collecting { .. } => self.conclude(job, attempt, Results::default()).await,
             JobState::Settling { .. } => self.step(job, attempt, JobEvent::Settled).await,
         };
     }

@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use sha2::{Digest, Sha256};
 
 use super::Dispatcher;
-use super::attempt::{Lost, Next};
+use super::attempt::{LOST_MAX, Lost, Next};
+use super::receipt::{self, Given, Need};
 use crate::api::listing;
-use crate::job::{Attempt, JobEvent, RemoteId};
+use crate::job::{Attempt, JobEvent, JobState, RemoteId};
 use crate::pool::Slot;
 use crate::queue::LiveJob;
 use crate::store::Results;
-use crate::upstream::{Answer, Contact, Patience};
+use crate::upstream::{Answer, Contact, Patience, Stage, sandrun};
+use crate::worker::receipt::Sha256Sum;
 
 /// The worker's slot is held while results are fetched, because a serial worker is silent again once it has the next
 /// job; but not longer than this.
@@ -20,6 +23,11 @@ const COLLECT_WITH_SLOT: Duration = Duration::from_secs(10);
 
 /// A worker that was reached and gave nothing of use so often has nothing else to give.
 const WORDLESS_MAX: u32 = 3;
+
+/// Whether a status is of a run that is over: a client's own status call may have brought an older one since.
+fn is_last(status: &str) -> bool {
+    sandrun::status(status.as_bytes()).is_ok_and(|status| matches!(status.stage, Stage::Ended(_)))
+}
 
 fn given_up<T>(reason: &str) -> Option<T> {
     log::warn!("what a worker knows of a job is given up: {reason}");
@@ -44,7 +52,45 @@ impl Dispatcher {
                 fetched.await
             }
         };
-        self.step_with(job, attempt, JobEvent::Collected, Some(results)).await
+        self.conclude(job, attempt, results).await
+    }
+
+    /// Ends a job by what its worker said, if that is what the worker has signed.
+    pub(super) async fn conclude(&self, job: &LiveJob, attempt: &Attempt, results: Results) -> Next {
+        let event = match self.check_receipt(job, attempt, &results).await {
+            Ok(()) => JobEvent::Collected,
+            Err(reason) => {
+                log::warn!("job {} is refused its end on worker {}: {reason}", job.id(), attempt.worker);
+                JobEvent::Disproved { reason }
+            }
+        };
+        self.step_with(job, attempt, event, Some(results)).await
+    }
+
+    async fn check_receipt(&self, job: &LiveJob, attempt: &Attempt, results: &Results) -> Result<(), String> {
+        let id = job.id();
+        let work = loop {
+            match self.store.work(&id).await {
+                Ok(work) => break work,
+                Err(error) => log::error!("job {id} cannot be read, trying again: {error}"),
+            }
+            tokio::time::sleep(LOST_MAX).await;
+        };
+        // It is kept for as long as the job is not over.
+        let Some(work) = work else { return Err("what the job was submitted with is gone".to_owned()) };
+        let verdict = match job.state() {
+            JobState::Collecting { verdict, .. } => Some(verdict),
+            // Its client was faster: how the run ended decides nothing any more.
+            _ => None,
+        };
+        let given = Given {
+            job: id,
+            attempt: attempt.clone(),
+            payload_sha256: Sha256Sum(work.sha256),
+            manifest_sha256: Sha256Sum(Sha256::digest(&work.manifest).into()),
+        };
+        let need = Need::of(self.config.trust_required, self.contact(attempt).as_ref());
+        receipt::check(&given, verdict, results, need)
     }
 
     /// The worker's last word on a run that it has seen to the end, as far as it still has it.
@@ -54,8 +100,10 @@ impl Dispatcher {
         attempt: &Attempt,
         remote: &'a RemoteId,
     ) -> Results {
-        let mut results =
-            Results { worker_status: job.worker_status().map(|json| json.to_string()), ..Results::default() };
+        let mut results = Results {
+            worker_status: job.worker_status().filter(|json| is_last(json)).map(|json| json.to_string()),
+            ..Results::default()
+        };
         if results.worker_status.is_none() {
             let ask = |at| async move { self.upstream.status(&at, remote, Patience::Now).await }.boxed();
             let status = self.fetch(attempt, ask).await;

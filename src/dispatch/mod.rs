@@ -6,6 +6,7 @@
 mod ambiguous;
 mod attempt;
 mod collect;
+mod receipt;
 mod settle;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::queue::{AdvanceError, LiveJob, Queue};
 use crate::store::Store;
 use crate::time::Clock;
 use crate::upstream::Upstream;
+use crate::worker::trust::Identity;
 
 /// What an operator may set.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,8 @@ pub struct DispatchConfig {
     pub longest_job: Duration,
     /// What holds where a job's own terms say nothing.
     pub defaults: DefaultTerms,
+    /// How surely a worker must be known: it decides whether a run may come without a receipt.
+    pub trust_required: Identity,
 }
 
 /// Pairs jobs with workers and runs the attempts.

@@ -20,6 +20,9 @@ use serde_json::value::RawValue;
 /// Longest manifest in bytes: it is kept in memory and in the job's row.
 pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
 
+/// How deep a manifest may be nested, with what only workers know: many readers of JSON recurse.
+const DEPTH_MAX: usize = 64;
+
 /// The keys that a sandrun worker reads, in the order in which they are sent: its reader takes the first `"key"` that it
 /// finds anywhere in the text, so nothing may stand before them.
 const LEADING_KEYS: [&str; 5] = ["entrypoint", "interpreter", "environment", "args", "outputs"];
@@ -72,6 +75,25 @@ impl fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
+/// How deep the brackets of a JSON text are nested. What is no JSON has some depth too.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 impl Manifest {
     /// Reads and checks a manifest. A known key that is `null` counts as absent, and so does an empty entrypoint: that is what
     /// a form with an empty field sends, and what workers take it for.
@@ -80,6 +102,9 @@ impl Manifest {
             return Err(ManifestError::whole(format!("is longer than {MANIFEST_BYTES_MAX} bytes")));
         }
         let text = std::str::from_utf8(json).map_err(|_| ManifestError::whole("is not UTF-8"))?;
+        if depth(text) > DEPTH_MAX {
+            return Err(ManifestError::whole(format!("is nested more than {DEPTH_MAX} deep")));
+        }
         let Object(given) = serde_json::from_str(text).map_err(|e| ManifestError::whole(e.to_string()))?;
         let mut manifest = Self {
             given: Vec::with_capacity(given.len()),

@@ -47,6 +47,8 @@ pub enum FailureCode {
     DeadlineExceeded,
     /// It was lost with its worker as often as it may be.
     DispatchExhausted,
+    /// What the worker says and gives of the run is not what its key has signed.
+    BadReceipt,
 }
 
 impl Outcome {
@@ -58,6 +60,20 @@ impl Outcome {
             Verdict::Failed { exit_code: None } => "the worker reports that the job failed".to_owned(),
         };
         Self::failed(FailureCode::JobFailed, message)
+    }
+
+    /// Whether this is what the run's worker said, and nobody else.
+    pub fn is_the_runs(&self) -> bool {
+        match self {
+            Self::Completed => true,
+            Self::Failed(failure) => failure.code == FailureCode::JobFailed,
+            Self::Cancelled => false,
+        }
+    }
+
+    /// Whether what came of the run is not what its worker has signed.
+    pub fn is_disproved(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.code == FailureCode::BadReceipt)
     }
 
     pub fn failed(code: FailureCode, message: impl Into<String>) -> Self {

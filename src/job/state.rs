@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! Queued → Assigned → Running → Collecting → Finished → Queued (its client retries it)
+//!                                               └→ Finished (its outputs disprove it)
 //!            └→ Unknown → Running | Queued | Settling | Finished
 //! Assigned | Unknown | Running | Collecting → Settling → Finished
 //! ```
@@ -110,6 +111,8 @@ pub enum JobEvent {
     Exhausted { reason: String },
     /// All that is to be kept of the run is kept.
     Collected,
+    /// The run's receipt does not hold, or what came of the run is not what the receipt says; the reason in words.
+    Disproved { reason: String },
     /// Its client wants it no more.
     Cancelled,
     /// It took longer than it was allowed to.
@@ -224,6 +227,9 @@ pub fn apply(state: JobState, event: JobEvent, now: Timestamp) -> Result<JobStat
         (Collecting { attempt, remote, verdict }, JobEvent::Collected) => {
             finished(attempt, Some(remote), Outcome::of_run(verdict), now)
         }
+        (Collecting { attempt, remote, .. }, JobEvent::Disproved { reason }) => {
+            finished(attempt, Some(remote), Outcome::failed(FailureCode::BadReceipt, reason), now)
+        }
 
         // Wanted no more, by its client: the worker may still be busy with it.
         (Assigned { attempt, .. } | Unknown { attempt, .. }, JobEvent::Cancelled) => {
@@ -243,9 +249,17 @@ pub fn apply(state: JobState, event: JobEvent, now: Timestamp) -> Result<JobStat
             | JobEvent::Refused { .. }
             | JobEvent::Absent
             | JobEvent::Ended { .. }
-            | JobEvent::Collected,
+            | JobEvent::Collected
+            | JobEvent::Disproved { .. },
         ) => finished(attempt, remote, outcome, at),
 
+        // Its outputs came after its end, and are not those that were signed: what was said of the run counts no more. How a client
+        // or a deadline ended it still does.
+        (Finished { outcome, at, attempts, last }, JobEvent::Disproved { reason })
+            if outcome.is_the_runs() =>
+        {
+            over(Outcome::failed(FailureCode::BadReceipt, reason), attempts, last, at)
+        }
         (Finished { outcome: Outcome::Failed(_) | Outcome::Cancelled, attempts, .. }, JobEvent::Retried) => {
             Queued { since: now, tries: Tries { attempts, losses: 0 }, refusal: None }
         }

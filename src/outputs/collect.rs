@@ -16,12 +16,13 @@ use super::fetch::{Source, Trouble};
 use super::policy::{self, KeepConfig, Plan, Wanted};
 use super::quota::{Quota, Reserved};
 use super::turns::{Turns, Went};
-use crate::job::Place;
+use crate::job::{JobEvent, Place, apply};
 use crate::pool::Pool;
 use crate::store::{JobRow, OutputsPlace, Settled, Store, StoreError};
 use crate::time::Clock;
 use crate::upstream::{Contact, Upstream};
 use crate::worker::WorkerKey;
+use crate::worker::receipt::Evidence;
 
 /// Jobs whose outputs are fetched at once, each from another worker: enough that a few slow workers hold up no other.
 const COLLECTIONS_MAX: usize = 4;
@@ -56,6 +57,10 @@ enum Collected {
     },
     /// The pool has no room for them now.
     Hindered {
+        reason: String,
+    },
+    /// They are not as the worker says.
+    Disproved {
         reason: String,
     },
 }
@@ -123,6 +128,12 @@ impl Collector {
                 log::warn!("the outputs of job {} cannot be kept now: {reason}", job.id);
                 return Went::Hindered;
             }
+            Ok(Collected::Disproved { reason }) => {
+                return self
+                    .refuse(job, reason)
+                    .await
+                    .map_or_else(|error| unwritten(job, &error), |()| Went::Well);
+            }
             Err(error) => {
                 log::error!("the outputs of job {} cannot be kept now: {error}", job.id);
                 return Went::Hindered;
@@ -130,11 +141,17 @@ impl Collector {
         };
         match self.settle(job, to).await {
             Ok(()) => went,
-            Err(error) => {
-                log::error!("where the outputs of job {} are cannot be written: {error}", job.id);
-                Went::Hindered
-            }
+            Err(error) => unwritten(job, &error),
         }
+    }
+
+    /// Leaves the outputs where they are, and has the job fail for them.
+    async fn refuse(&self, job: &JobRow, reason: String) -> Result<(), StoreError> {
+        log::warn!("the outputs of job {} are refused: {reason}", job.id);
+        let disproved = JobEvent::Disproved { reason: reason.clone() };
+        // A job that its client cancelled, or that overran, stays what it is.
+        let end = apply(job.state.clone(), disproved, self.clock.now()).unwrap_or_else(|_| job.state.clone());
+        self.store.refuse_outputs(&job.run(), end, reason).await.map(drop)
     }
 
     /// `room` is for the caller to hold until the store counts what was fetched.
@@ -144,7 +161,17 @@ impl Collector {
         place: &Place,
         room: &mut Option<Reserved>,
     ) -> Result<Collected, StoreError> {
+        if let Some((outcome, _)) = job.state.end()
+            && outcome.is_disproved()
+        {
+            let reason = "what the worker says of them is not what it has signed".to_owned();
+            return Ok(Collected::Settled(OutputsPlace::OnWorker { reason }));
+        }
         let results = self.store.results(&job.id).await?.unwrap_or_default();
+        let signed = matches!(
+            Evidence::in_status(results.worker_status.as_deref().unwrap_or_default()),
+            Evidence::Receipt(_)
+        );
         let (files, bytes) = match policy::plan(&results, &self.config) {
             Plan::Collect { files, bytes } => (files, bytes),
             Plan::Stay { reason } => return Ok(Collected::Settled(OutputsPlace::OnWorker { reason })),
@@ -162,6 +189,9 @@ impl Collector {
         }
         let fetched = self.fetch(job, &contact, place, &files);
         Ok(match tokio::time::timeout(COLLECTION_TIME_MAX, fetched).await {
+            Ok(Collected::Disproved { reason }) if !signed => {
+                Collected::Settled(OutputsPlace::OnWorker { reason })
+            }
             Ok(collected) => collected,
             Err(_) => {
                 let reason = format!("they could not be fetched within {COLLECTION_TIME_MAX:?}");
@@ -184,9 +214,8 @@ impl Collector {
         match trouble {
             Trouble::Gone => Collected::Settled(OutputsPlace::Expired),
             Trouble::Away { reason } => Collected::Away { reason },
-            Trouble::Flawed { reason } | Trouble::Wrong { reason } => {
-                Collected::Settled(OutputsPlace::OnWorker { reason })
-            }
+            Trouble::Flawed { reason } => Collected::Settled(OutputsPlace::OnWorker { reason }),
+            Trouble::Wrong { reason } => Collected::Disproved { reason },
             Trouble::Disk(error) => Collected::Hindered { reason: error.to_string() },
         }
     }
@@ -205,4 +234,9 @@ impl Collector {
         }
         Ok(())
     }
+}
+
+fn unwritten(job: &JobRow, error: &StoreError) -> Went {
+    log::error!("where the outputs of job {} are cannot be written: {error}", job.id);
+    Went::Hindered
 }

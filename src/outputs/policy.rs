@@ -9,6 +9,7 @@ use crate::api::OutputPath;
 use crate::api::listing::{self, ListedFile};
 use crate::store::{KeptRun, Results};
 use crate::time::Timestamp;
+use crate::worker::receipt::Evidence;
 
 /// What an operator may set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Wanted {
     pub path: OutputPath,
     /// Bytes, as the listing says.
     pub size: u64,
-    /// As the worker's status states it, if it does.
+    /// As the worker's receipt, or else its status, states it, if it does.
     pub sha256: Option<String>,
 }
 
@@ -68,6 +69,11 @@ fn wanted(listing: &str, status: Option<&str>) -> Result<Vec<Wanted>, String> {
     let Some(listed) = listing::files(listing) else {
         return Err("the worker's listing of the outputs makes no sense".to_owned());
     };
+    let receipt = match Evidence::in_status(status.unwrap_or_default()) {
+        Evidence::Receipt(receipt) => Some(receipt),
+        Evidence::Malformed(_) | Evidence::Unverifiable | Evidence::Nothing => None,
+    };
+    let signed = |name: &str| receipt.as_ref()?.output(name)?.sha256.map(|sum| sum.to_string());
     let status = status.and_then(|status| serde_json::from_str(status).ok()).unwrap_or(Value::Null);
     let mut names = BTreeSet::new();
     let mut files = Vec::new();
@@ -76,7 +82,7 @@ fn wanted(listing: &str, status: Option<&str>) -> Result<Vec<Wanted>, String> {
         let Ok(path) = OutputPath::from_bytes(name.clone().into_bytes()) else { continue };
         let Some(size) = size else { return Err(format!("the worker does not say how long {name:?} is")) };
         let stated = status["output_files"][&name]["sha256"].as_str().filter(|sha256| !sha256.is_empty());
-        let sha256 = stated.map(str::to_ascii_lowercase);
+        let sha256 = signed(&name).or_else(|| stated.map(str::to_ascii_lowercase));
         if names.insert(name.clone()) {
             files.push(Wanted { name, path, size, sha256 });
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::time::Timestamp;
-use crate::upstream::HealthReport;
+use crate::upstream::{CheckFailure, HealthReport};
 use crate::worker::certificate::Leaf;
 use crate::worker::trust::Identity;
 use crate::worker::{Dialect, WorkerKey};
@@ -46,6 +46,19 @@ pub struct Health {
     pub dialect: Dialect,
     /// The certificate that it showed when it last was, of a worker with TLS.
     pub leaf: Option<Arc<Leaf>>,
+    /// How surely it was known when it last answered.
+    known: Option<Identity>,
+    /// Somebody else answered in its place, or it was not known surely enough, and has not answered rightly since.
+    refused: bool,
+}
+
+/// What a check has shown of a worker's identity that the one before did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityNews {
+    /// It is known more or less surely than when it last answered; at first it is not known at all.
+    Changed { from: Option<Identity>, to: Identity },
+    /// It is not taken for the worker, or not surely enough.
+    Refused { reason: String },
 }
 
 impl Default for Health {
@@ -57,6 +70,8 @@ impl Default for Health {
             failures: 0,
             dialect: Dialect::Sandrun,
             leaf: None,
+            known: None,
+            refused: false,
         }
     }
 }
@@ -90,12 +105,38 @@ impl Health {
         }
     }
 
+    /// What this check will change in what is known of the worker's identity; to be asked before it is taken in.
+    pub fn identity_news(
+        &mut self,
+        key: WorkerKey,
+        required: Identity,
+        checked: &Result<HealthReport, CheckFailure>,
+    ) -> Vec<IdentityNews> {
+        let mut news = Vec::new();
+        let refused = match checked.clone().and_then(|report| identified(key, report)) {
+            Ok(report) => {
+                let to = report.evidence.identity();
+                let from = self.known.replace(to);
+                if from != Some(to) {
+                    news.push(IdentityNews::Changed { from, to });
+                }
+                (to < required).then(|| format!("its identity is {to}, and trust.require is {required}"))
+            }
+            Err(CheckFailure::NotTheWorker(reason)) => Some(reason),
+            // Nobody has answered: that tells nothing of who is there.
+            Err(CheckFailure::Unwell(_)) => return news,
+        };
+        let before = std::mem::replace(&mut self.refused, refused.is_some());
+        news.extend(refused.filter(|_| !before).map(|reason| IdentityNews::Refused { reason }));
+        news
+    }
+
     /// Takes in the result of a check of the worker `key`, whose identity must be known at least as surely as `required`.
     pub fn observe(
         &mut self,
         key: WorkerKey,
         required: Identity,
-        checked: Result<HealthReport, String>,
+        checked: Result<HealthReport, CheckFailure>,
         now: Timestamp,
     ) -> Flip {
         self.checked_at = Some(now);
@@ -112,9 +153,9 @@ impl Health {
                     Standing::Distrusted { identity, reason }
                 })
             }
-            Err(reason) => {
+            Err(failure) => {
                 self.down_since.get_or_insert(now);
-                self.fail(reason)
+                self.fail(failure.reason().to_owned())
             }
         }
     }
@@ -148,15 +189,18 @@ impl Health {
 }
 
 /// A report of the worker that the allowlist names, or why it is not.
-fn identified(key: WorkerKey, report: HealthReport) -> Result<HealthReport, String> {
+fn identified(key: WorkerKey, report: HealthReport) -> Result<HealthReport, CheckFailure> {
+    let refused = |why| Err(CheckFailure::NotTheWorker(why));
     match &report.worker_id {
         // Its key says it.
         None if report.evidence.identity() == Identity::Pinned => Ok(report),
-        None => Err(format!("it has no identity: its worker_id is null, and the allowlist names {key}")),
+        None => refused(format!("it has no identity: its worker_id is null, and the allowlist names {key}")),
         Some(claimed) if *claimed == key.to_string() => Ok(report),
         Some(claimed) => {
             let claimed: String = claimed.chars().filter(|c| !c.is_control()).take(64).collect();
-            Err(format!("it is another worker: its worker_id is {claimed:?}, and the allowlist names {key}"))
+            refused(format!(
+                "it is another worker: its worker_id is {claimed:?}, and the allowlist names {key}"
+            ))
         }
     }
 }
@@ -168,7 +212,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_micros(5);
 
-    fn report(worker_id: Option<String>) -> Result<HealthReport, String> {
+    fn report(worker_id: Option<String>) -> Result<HealthReport, CheckFailure> {
         Ok(HealthReport {
             worker_id,
             dialect: Dialect::Sandrun,
@@ -179,7 +223,7 @@ mod tests {
     }
 
     /// Takes in a check by a pool that asks for no proof.
-    fn observe(health: &mut Health, key: WorkerKey, checked: Result<HealthReport, String>) -> Flip {
+    fn observe(health: &mut Health, key: WorkerKey, checked: Result<HealthReport, CheckFailure>) -> Flip {
         health.observe(key, Identity::Claimed, checked, NOW)
     }
 
@@ -211,13 +255,31 @@ mod tests {
     }
 
     #[test]
+    fn news_of_an_identity_are_told_once() {
+        let (key, other) = (WorkerKey::for_tests(1), WorkerKey::for_tests(2));
+        let mut health = Health::default();
+        let mut news = |checked| health.identity_news(key, Identity::Proved, &checked);
+        let unwell = || Err(CheckFailure::Unwell("refused".into()));
+        let proved = || {
+            report(Some(key.to_string())).map(|report| HealthReport { evidence: Evidence::Proved, ..report })
+        };
+        assert_eq!(news(proved()), [IdentityNews::Changed { from: None, to: Identity::Proved }]);
+        assert_eq!((news(proved()), news(unwell()), news(proved())), (vec![], vec![], vec![]));
+        assert!(matches!(news(report(Some(other.to_string())))[..], [IdentityNews::Refused { .. }]));
+        assert_eq!((news(report(None)), news(unwell()), news(report(None))), (vec![], vec![], vec![]));
+        // That it is refused was told before.
+        let changed = IdentityNews::Changed { from: Some(Identity::Proved), to: Identity::Claimed };
+        assert_eq!(news(report(Some(key.to_string()))), [changed]);
+    }
+
+    #[test]
     fn a_worker_that_is_down_is_asked_sooner_and_then_less_often() {
         let interval = Duration::from_secs(30);
         let mut health = Health::default();
         assert_eq!(health.next_check_after(interval, 0.0), interval);
         let pauses: Vec<u64> = (0..7)
             .map(|_| {
-                observe(&mut health, WorkerKey::for_tests(1), Err("refused".into()));
+                observe(&mut health, WorkerKey::for_tests(1), Err(CheckFailure::Unwell("refused".into())));
                 health.next_check_after(interval, 0.0).as_secs()
             })
             .collect();

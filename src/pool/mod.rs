@@ -18,10 +18,10 @@ use tokio::sync::Notify;
 use crate::queue::order::Class;
 use crate::store::Drain;
 use crate::time::Timestamp;
-use crate::upstream::{Contact, HealthReport, gate::Gate};
+use crate::upstream::{CheckFailure, Contact, HealthReport, gate::Gate};
 use crate::worker::trust::Identity;
 use crate::worker::{Dialect, WorkerKey, WorkerSpec};
-use health::{Flip, Health, Standing};
+use health::{Flip, Health, IdentityNews, Standing};
 use slots::{Admission, Slots};
 
 /// Jobs at once on a worker that neither the allowlist nor the worker itself sets a limit for.
@@ -290,8 +290,26 @@ impl Pool {
         self.shared.lock().workers.get(&worker).is_some_and(|member| member.health.is_healthy())
     }
 
+    /// What a health check shows of who the worker is that the one before did not; to be asked before it is taken in.
+    pub fn identity_news(
+        &self,
+        worker: WorkerKey,
+        checked: &Result<HealthReport, CheckFailure>,
+    ) -> Vec<IdentityNews> {
+        let mut state = self.shared.lock();
+        let member = state.workers.get_mut(&worker);
+        member
+            .map(|member| member.health.identity_news(worker, self.shared.required, checked))
+            .unwrap_or_default()
+    }
+
     /// Takes in the result of a health check.
-    pub fn observe(&self, worker: WorkerKey, checked: Result<HealthReport, String>, now: Timestamp) -> Flip {
+    pub fn observe(
+        &self,
+        worker: WorkerKey,
+        checked: Result<HealthReport, CheckFailure>,
+        now: Timestamp,
+    ) -> Flip {
         let flip = self.change(worker, |member| {
             let answered_at = checked.as_ref().ok().and_then(|report| report.address);
             member.address = answered_at.or(member.address);

@@ -12,11 +12,13 @@ use async_trait::async_trait;
 use pingora_load_balancing::discovery::Static;
 use pingora_load_balancing::health_check::HealthCheck;
 use pingora_load_balancing::{Backend, Backends};
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Pool;
-use super::health::Flip;
+use super::health::{Flip, IdentityNews};
+use crate::telemetry::audit::{AuditLog, Entry, Event};
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::worker::WorkerKey;
@@ -39,14 +41,21 @@ struct IdentityCheck {
     upstream: Arc<dyn Upstream>,
     clock: Clock,
     permits: Arc<Semaphore>,
+    audit: AuditLog,
 }
 
 impl Prober {
     /// Checks each worker at `interval`; how long one check may take is the upstream's to say.
-    pub fn new(pool: Pool, upstream: Arc<dyn Upstream>, clock: Clock, interval: Duration) -> Self {
+    pub fn new(
+        pool: Pool,
+        upstream: Arc<dyn Upstream>,
+        clock: Clock,
+        interval: Duration,
+        audit: AuditLog,
+    ) -> Self {
         let unchecked = AtomicUsize::new(pool.keys().len());
         let permits = Arc::new(Semaphore::new(CHECKS_MAX));
-        let check = IdentityCheck { pool: pool.clone(), upstream, clock, permits };
+        let check = IdentityCheck { pool: pool.clone(), upstream, clock, permits, audit };
         Self { pool, check, interval, unchecked }
     }
 
@@ -98,7 +107,17 @@ impl IdentityCheck {
         let Some(contact) = self.pool.contact(worker) else { return Ok(()) };
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let report = self.upstream.health(&contact.spec).await;
-        let answered = report.as_ref().map(|_| ()).map_err(Clone::clone);
+        let answered = report.as_ref().map(|_| ()).map_err(|failure| failure.reason().to_owned());
+        for news in self.pool.identity_news(worker, &report) {
+            self.audit.record(match news {
+                IdentityNews::Changed { from, to } => {
+                    Entry::new(Event::IdentityChange, json!({ "worker_id": worker, "from": from, "to": to }))
+                }
+                IdentityNews::Refused { reason } => {
+                    Entry::new(Event::IdentityRefused, json!({ "worker_id": worker, "reason": reason }))
+                }
+            });
+        }
         match self.pool.observe(worker, report, self.clock.now()) {
             Flip::Up => log::info!("worker {worker} at {} is healthy", contact.spec.endpoint),
             Flip::Down => log::warn!("worker {worker} at {} is down", contact.spec.endpoint),

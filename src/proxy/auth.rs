@@ -44,6 +44,7 @@ impl<'a> Need<'a> {
             | Route::Output(job, _)
             | Route::Archive(job)
             | Route::Logs(job)
+            | Route::Receipt(job)
             | Route::Stream(job) => Self::Job(Right::Read, job),
             Route::Cancel(job) | Route::Retry(job) => Self::Job(Right::Submit, job),
         }
@@ -75,7 +76,11 @@ impl Front {
             return Ok(Caller::Anyone);
         }
         let now = self.clock.now();
-        let caller = self.gate.identify(Credential::of(headers), now).map_err(unknown)?;
+        let credential = match route {
+            Route::Stream(_) => Credential::of_handshake(headers),
+            _ => Credential::of(headers),
+        };
+        let caller = self.gate.identify(credential, now).map_err(unknown)?;
         self.usage.request(caller.name(), now).map_err(too_many)?;
         match need {
             Need::Nothing | Need::Known => {}

@@ -14,7 +14,7 @@ use pingora_proxy::Session;
 use tokio::time::Instant;
 
 use super::jobs::{Asked, store_problem};
-use super::passage::{Passage, StreamPassage};
+use super::passage::{FollowPassage, Passage};
 use super::{Ctx, Front, respond};
 use crate::api::live_log::{EVENT_STREAM, LogEvent, LogStream, Position, whole_characters};
 use crate::api::{Problem, ProblemCode};
@@ -34,7 +34,7 @@ const RETRY_MILLISECONDS: u32 = 1000;
 
 /// Where a job's log is.
 enum Source {
-    Worker(StreamPassage),
+    Worker(FollowPassage),
     Store(Box<JobRow>),
     /// Nobody has begun to write it; the job's status.
     Nowhere(&'static str),
@@ -84,7 +84,7 @@ impl Front {
                     return Err(not_live());
                 }
                 let target = Target::plain(format!("/logs/{}?follow=1", place.remote));
-                return Ok(Source::Worker(StreamPassage { to, target }));
+                return Ok(Source::Worker(FollowPassage { to, target }));
             }
             if Instant::now() > until || self.shutdown.is_stopping() {
                 return Ok(Source::Nowhere(state.status().as_str()));

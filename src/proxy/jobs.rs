@@ -12,6 +12,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::passage::{Destination, Passage, StatusPassage, StreamPassage, unreachable_problem};
 use super::results::Section;
+use super::subprotocols::Subprotocols;
 use super::{Ctx, Front, respond};
 use crate::api::bodies::{self, StatusBody};
 use crate::api::{Problem, ProblemCode};
@@ -231,7 +232,8 @@ impl Front {
         };
         let place = place.ok_or_else(not_dispatched)?;
         let to = self.destination(&place)?;
-        Ok(StreamPassage { to, target: Target::plain(format!("/stream/{}", place.remote)) })
+        let protocols = Subprotocols::of(&session.req_header().headers);
+        Ok(StreamPassage { to, target: Target::plain(format!("/stream/{}", place.remote)), protocols })
     }
 
     /// `GET /jobs`, newest first.

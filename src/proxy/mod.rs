@@ -22,9 +22,11 @@ mod jobs;
 mod kept;
 mod outputs;
 mod passage;
+mod receipt;
 mod respond;
 mod results;
 mod submit;
+mod subprotocols;
 mod worker;
 
 use std::sync::Arc;
@@ -45,7 +47,7 @@ use tokio::sync::Semaphore;
 
 use crate::activity::{Counted, CountedGuard};
 use crate::api::origins::AllowedOrigins;
-use crate::api::{Problem, ProblemCode, Route};
+use crate::api::{Problem, ProblemCode, Route, head};
 use crate::auth::Gate;
 use crate::auth::limits::Usage;
 use crate::outputs::Outputs;
@@ -54,14 +56,12 @@ use crate::pool::prober::Prober;
 use crate::queue::Queue;
 use crate::spool::{Spool, UploadLimits};
 use crate::store::Store;
+use crate::telemetry::audit::AuditLog;
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::tls::Dialer;
 use cors::CorsBuilder;
 use passage::Passage;
-
-/// An idle kept-alive connection is closed after this; Pingora itself would keep it for ever.
-const KEEPALIVE_SECONDS: u64 = 60;
 
 /// A client that reads nothing for this long has gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -82,6 +82,8 @@ pub struct FrontConfig {
     pub upload_idle_timeout: Duration,
     /// How long a client waits for a worker's word on a running job before it is told what the pool knows.
     pub status_timeout: Duration,
+    /// How long a connection is kept that has no request; Pingora itself would keep it for ever.
+    pub idle_timeout: Duration,
     /// Bytes shown of each log stream.
     pub log_bytes_max: usize,
     /// Waiting jobs past which no more are taken in.
@@ -111,6 +113,7 @@ pub struct Front {
     /// Makes the connections that archives are fetched over; it lives as long as the front's runtime.
     pub connector: Connector,
     pub dialer: Dialer,
+    pub audit: AuditLog,
 }
 
 /// What the front lets go on when the pool is told to stop.
@@ -155,7 +158,8 @@ impl ProxyHttp for Front {
 
     async fn early_request_filter(&self, session: &mut Session, _ctx: &mut Ctx) -> Result<()> {
         if session.get_keepalive().is_some() {
-            session.set_keepalive(if self.shutdown.is_stopping() { None } else { Some(KEEPALIVE_SECONDS) });
+            let idle = self.config.idle_timeout.as_secs();
+            session.set_keepalive(if self.shutdown.is_stopping() { None } else { Some(idle) });
         }
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         session.set_close_on_response_before_downstream_finish(false);
@@ -164,6 +168,11 @@ impl ProxyHttp for Front {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        if let Err(problem) = unambiguous(session) {
+            // Where the next request would begin is anybody's guess.
+            session.set_keepalive(None);
+            return respond::problem(session, &problem).await.map(|()| true);
+        }
         let head = session.req_header();
         let route = Route::of(&head.method, head.uri.path());
         if !route.may_have_body() && !session.as_mut().is_body_empty() {
@@ -183,14 +192,15 @@ impl ProxyHttp for Front {
             Route::Status(job) => return self.status(session, ctx, &job).await,
             Route::Logs(job) if follow::is_wanted(session) => return self.follow(session, ctx, &job).await,
             Route::Logs(job) => self.logs(session, &job).await,
+            Route::Receipt(job) => self.receipt(session, &job).await,
             Route::Listing(job) => self.listing(session, &job).await,
             Route::Output(job, path) => return self.output(session, ctx, &job, path).await,
             Route::Archive(job) => self.archive(session, &job).await,
             Route::Stream(job) => return self.stream(session, ctx, &job).await,
-            Route::Cancel(job) => self.cancel(session, &job).await,
-            Route::Retry(job) => self.retry(session, &job).await,
-            Route::Drain(worker) => self.drain(session, worker).await,
-            Route::Resume(worker) => self.resume(session, worker).await,
+            Route::Cancel(job) => self.cancel(session, &caller, &job).await,
+            Route::Retry(job) => self.retry(session, &caller, &job).await,
+            Route::Drain(worker) => self.drain(session, &caller, worker).await,
+            Route::Resume(worker) => self.resume(session, &caller, worker).await,
             Route::Jobs => self.jobs(session, &caller).await,
             Route::Pool => self.pool_view(session).await,
             Route::Health => self.health(session).await,
@@ -322,6 +332,15 @@ impl ProxyHttp for Front {
     fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
         true
     }
+}
+
+/// Whether the head of a request means one thing alone, and is not too long.
+fn unambiguous(session: &Session) -> std::result::Result<(), Problem> {
+    if let Some(connection) = session.as_ref().as_http1() {
+        head::check_framing(&connection.get_headers_raw_bytes())?;
+    }
+    let head = session.req_header();
+    head::check_size(&head.uri, &head.headers)
 }
 
 async fn answer(session: &mut Session, problem: &Problem) -> Result<u16> {

@@ -67,6 +67,12 @@ impl Front {
         &self,
         row: &JobRow,
     ) -> std::result::Result<Option<Vec<KeptFile>>, Problem> {
+        if let Some((outcome, _)) = row.state.end()
+            && outcome.is_disproved()
+        {
+            let message = "the outputs are refused: they are not what the worker's key has signed; the job's `error` says what differs";
+            return Err(Problem::new(ProblemCode::WorkerError, message));
+        }
         match self.store.outputs(&row.id).await.map_err(|error| store_problem(&error))? {
             Some(OutputsPlace::Kept { files, .. }) => Ok(Some(files)),
             Some(OutputsPlace::Expired) => Err(expired_problem()),
@@ -74,24 +80,34 @@ impl Front {
         }
     }
 
-    /// What `look` finds in the kept listing of a run, which may be long: only a few are held at once, and not by a thread that
-    /// serves connections.
+    /// What `look` finds in the kept listing of a run.
     pub(super) async fn look_at_listing<T: Send + 'static>(
         &self,
         run: &EndedRun,
         look: impl FnOnce(&str) -> T + Send + 'static,
     ) -> std::result::Result<Option<T>, Problem> {
+        self.look_at(run, ResultsText::Listing, look).await
+    }
+
+    /// What `look` finds in a text that is kept of a run, which may be long: only a few are held at once, and not by a thread that
+    /// serves connections.
+    pub(super) async fn look_at<T: Send + 'static>(
+        &self,
+        run: &EndedRun,
+        text: ResultsText,
+        look: impl FnOnce(&str) -> T + Send + 'static,
+    ) -> std::result::Result<Option<T>, Problem> {
         let _large = self.large_answer().await?;
-        let mut listing = Vec::new();
+        let mut whole = Vec::new();
         loop {
-            let piece = self.store.results_text(run, ResultsText::Listing, listing.len() as u64).await;
+            let piece = self.store.results_text(run, text, whole.len() as u64).await;
             let Some(piece) = piece.map_err(|error| store_problem(&error))? else { return Ok(None) };
-            listing.extend_from_slice(&piece);
+            whole.extend_from_slice(&piece);
             if piece.len() < TEXT_PIECE_BYTES {
                 break;
             }
         }
-        let found = spawn_blocking(move || std::str::from_utf8(&listing).ok().map(look)).await;
+        let found = spawn_blocking(move || std::str::from_utf8(&whole).ok().map(look)).await;
         Ok(found.expect("looking at a text does not panic"))
     }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::follow::not_live;
 use super::respond;
+use super::subprotocols::Subprotocols;
 use crate::api::bodies::StatusBody;
 use crate::api::live_log::EVENT_STREAM;
 use crate::api::{OutputPath, Problem, ProblemCode};
@@ -29,7 +30,7 @@ pub enum Passage {
     Status(StatusPassage),
     Output(OutputPassage),
     Stream(StreamPassage),
-    Follow(StreamPassage),
+    Follow(FollowPassage),
 }
 
 /// Where the worker is.
@@ -63,10 +64,17 @@ pub struct OutputPassage {
     pub listed: Listed,
 }
 
-/// A job's live log: as a WebSocket, or as server-sent events.
+/// The events of a job's live log.
+pub struct FollowPassage {
+    pub to: Destination,
+    pub target: Target,
+}
+
+/// A WebSocket with a job's live log.
 pub struct StreamPassage {
     pub to: Destination,
     pub target: Target,
+    pub protocols: Subprotocols,
 }
 
 /// The path under which a worker serves a file.
@@ -110,12 +118,11 @@ const REQUEST_HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// Request headers of a WebSocket handshake (RFC 6455, section 4.1).
-const WEBSOCKET_HEADERS: [(&str, &str); 6] = [
+const WEBSOCKET_HEADERS: [(&str, &str); 5] = [
     ("upgrade", "Upgrade"),
     ("connection", "Connection"),
     ("sec-websocket-key", "Sec-WebSocket-Key"),
     ("sec-websocket-version", "Sec-WebSocket-Version"),
-    ("sec-websocket-protocol", "Sec-WebSocket-Protocol"),
     ("sec-websocket-extensions", "Sec-WebSocket-Extensions"),
 ];
 
@@ -144,7 +151,8 @@ impl Passage {
         let (to, target) = match self {
             Self::Status(status) => (&status.to, status.target.clone()),
             Self::Output(output) => (&output.to, output.target()),
-            Self::Stream(stream) | Self::Follow(stream) => (&stream.to, stream.target.clone()),
+            Self::Stream(stream) => (&stream.to, stream.target.clone()),
+            Self::Follow(follow) => (&follow.to, follow.target.clone()),
         };
         let mut peer = http_peer(dialer, &to.contact, to.address, &target)?;
         match self {
@@ -166,7 +174,8 @@ impl Passage {
         match self {
             Self::Status(status) => &status.to.contact,
             Self::Output(output) => &output.to.contact,
-            Self::Stream(stream) | Self::Follow(stream) => &stream.to.contact,
+            Self::Stream(stream) => &stream.to.contact,
+            Self::Follow(follow) => &follow.to.contact,
         }
     }
 
@@ -186,6 +195,7 @@ impl Passage {
                 for (name, title) in WEBSOCKET_HEADERS {
                     copy(client, &mut head, HeaderName::from_static(name), title)?;
                 }
+                stream.protocols.forward(&mut head)?;
                 Ok(head)
             }
             Self::Follow(stream) => {
@@ -201,7 +211,7 @@ impl Passage {
         match self {
             Self::Status(_) => admit_status(head),
             Self::Output(output) => output.admit(head),
-            Self::Stream(_) => admit_stream(head),
+            Self::Stream(stream) => admit_stream(head, &stream.protocols),
             Self::Follow(_) => admit_follow(head),
         }
     }
@@ -233,7 +243,8 @@ impl Passage {
             }
             Self::Status(status) => &status.to,
             Self::Output(output) => &output.to,
-            Self::Stream(stream) | Self::Follow(stream) => &stream.to,
+            Self::Stream(stream) => &stream.to,
+            Self::Follow(follow) => &follow.to,
         };
         let connects = matches!(
             error.etype(),
@@ -323,9 +334,10 @@ fn admit_status(head: &mut ResponseHeader) -> Result<Admitted> {
     Ok(Admitted::Yes)
 }
 
-fn admit_stream(head: &mut ResponseHeader) -> Result<Admitted> {
+fn admit_stream(head: &mut ResponseHeader, protocols: &Subprotocols) -> Result<Admitted> {
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         keep_only(head, &HANDSHAKE_HEADERS);
+        protocols.answer(head)?;
         return Ok(Admitted::Yes);
     }
     let message = format!("the worker does not stream this job: it answered {}", head.status.as_u16());

@@ -17,6 +17,7 @@ use crate::auth::Caller;
 use crate::job::{JobId, Priority};
 use crate::spool::{IDEMPOTENCY_KEY_BYTES_MAX, Upload, UploadError, boundary, parse_upload};
 use crate::store::{Idempotency, Inserted, JobRow, NewJob, Payload, StoreError};
+use crate::telemetry::audit::Event;
 
 /// How long an idempotency key is remembered.
 const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -51,6 +52,7 @@ impl Front {
         match self.take_in(session, caller).await {
             Ok((row, status)) => {
                 let body = json!({ "job_id": row.id, "status": status });
+                self.note(session, caller, Event::Submit, &Ok(body.clone()));
                 respond::json(session, StatusCode::OK, &body).await
             }
             Err(Refusal::Problem(problem)) => respond::problem(session, &problem).await,

@@ -12,11 +12,14 @@ use super::enforcement::Enforcement;
 use super::job::{Finished, Job, Order, Phase, Verdict};
 use super::limits::{Limit, Limits};
 use super::logs::Stream;
-use super::outputs::Outputs;
+use super::outputs::{Output, Outputs};
 use super::process::{End, Process};
 use super::registry::Slot;
 use super::sandbox::Sandbox;
 use super::usage::Usage;
+use crate::time::{Clock, Timestamp};
+use crate::worker::certificate::OwnCertificate;
+use crate::worker::receipt::{Ending, OutputSum, Receipt, Sha256Sum};
 
 /// How long after a job's end its output may still come. All its processes are gone by then, except one that ran
 /// without a sandbox and left its process group: it must not hold up the job.
@@ -34,11 +37,13 @@ pub struct Surroundings {
     pub enforcement: Enforcement,
     /// Kills it when cancelled.
     pub stop: CancellationToken,
+    /// Who signs for its results.
+    pub identity: Arc<OwnCertificate>,
 }
 
 /// Runs a job to its end, in the slot that it was given.
 pub async fn execute(job: Arc<Job>, order: Arc<Order>, slot: Slot, around: Surroundings) {
-    let since = Instant::now();
+    let (since, began) = (Instant::now(), Clock::System.now());
     job.enter(Phase::Running { order: Arc::clone(&order), since });
     log::info!("{}: running {} {}", job.id, order.plan.interpreter.name(), order.plan.entrypoint);
 
@@ -55,11 +60,12 @@ pub async fn execute(job: Arc<Job>, order: Arc<Order>, slot: Slot, around: Surro
         usage,
         wall: since.elapsed(),
         outputs: Outputs::default(),
+        receipt: None,
         at: SystemTime::now(),
     };
     let settled = tokio::task::spawn_blocking({
-        let (job, end) = (Arc::clone(&job), end.clone());
-        move || settle(&job, &order, end)
+        let (job, end, identity) = (Arc::clone(&job), end.clone(), Arc::clone(&around.identity));
+        move || settle(&job, &order, &identity, began, end)
     });
     let end =
         settled.await.unwrap_or_else(|error| Finished { verdict: Verdict::Broken(error.to_string()), ..end });
@@ -70,8 +76,33 @@ pub async fn execute(job: Arc<Job>, order: Arc<Order>, slot: Slot, around: Surro
     job.enter(Phase::Finished(Arc::new(end)));
 }
 
+/// What the worker signs of a run that a pool sent.
+fn receipt(order: &Order, identity: &OwnCertificate, began: Timestamp, end: &Finished) -> Option<Receipt> {
+    let subject = order.subject.clone()?;
+    // A clock before 1970 has no right time to give.
+    let micros = |at: Timestamp| u64::try_from(at.as_micros()).unwrap_or(0);
+    let sum = |output: &Output| OutputSum {
+        path: output.found.path.to_string(),
+        size: output.found.stamp.size,
+        sha256: output.sha256.as_deref().and_then(Sha256Sum::from_hex),
+    };
+    let ending = Ending {
+        exit_code: end.verdict.exit_code(),
+        started_at_micros: micros(began),
+        finished_at_micros: micros(began.plus(end.wall)),
+        outputs: end.outputs.files.iter().map(sum).collect(),
+    };
+    Some(Receipt::sign(identity.secret(), subject, ending))
+}
+
 /// Finds out what is left to find out when the processes are gone, and puts the end on record.
-fn settle(job: &Job, order: &Order, mut end: Finished) -> Finished {
+fn settle(
+    job: &Job,
+    order: &Order,
+    identity: &OwnCertificate,
+    began: Timestamp,
+    mut end: Finished,
+) -> Finished {
     if let Verdict::Exited(code) = end.verdict
         && let Some(limit) = broken_at_the_end(job, &order.limits, code)
     {
@@ -80,6 +111,7 @@ fn settle(job: &Job, order: &Order, mut end: Finished) -> Finished {
     job.dir.remove_all_but_results();
     end.outputs = order.rule.collect(&job.work, order.limits.disk_bytes);
     end.at = SystemTime::now();
+    end.receipt = receipt(order, identity, began, &end);
     if let Err(error) = job.record_end(&end) {
         log::error!(
             "{}: its end cannot be put on record, and is lost when the worker stops: {error}",

@@ -20,6 +20,7 @@ use super::registry::IdempotencyKey;
 use super::sandbox::Plan;
 use super::usage::Usage;
 use super::workdir::WorkDir;
+use crate::worker::receipt::{Receipt, Subject};
 
 /// A job's name on this worker: `job_<unix seconds>_<n>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,6 +67,8 @@ pub struct Order {
     pub limits: Limits,
     /// Which of its files are outputs.
     pub rule: OutputRule,
+    /// What its receipt is about, if it gets one.
+    pub subject: Option<Subject>,
 }
 
 /// Where a job is in its life.
@@ -95,6 +98,9 @@ pub struct Finished {
     pub wall: Duration,
     /// What it made.
     pub outputs: Outputs,
+    /// What the worker signs of it.
+    #[serde(default)]
+    pub receipt: Option<Receipt>,
     /// When it ended.
     pub at: SystemTime,
 }
@@ -279,7 +285,8 @@ impl Finished {
     /// The end of a job that nobody has seen.
     fn lost() -> Self {
         let (usage, outputs) = (Usage::default(), Outputs::default());
-        Self { verdict: Verdict::WorkerLost, usage, wall: Duration::ZERO, outputs, at: SystemTime::now() }
+        let (wall, at) = (Duration::ZERO, SystemTime::now());
+        Self { verdict: Verdict::WorkerLost, usage, wall, outputs, receipt: None, at }
     }
 }
 

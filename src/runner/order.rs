@@ -16,6 +16,7 @@ use super::sandbox::{Network, Plan};
 use super::unpack::{self, UnpackError, Unpacker};
 use super::upload::Upload;
 use super::workdir::WorkDir;
+use crate::worker::receipt::Subject;
 
 /// What the archives of one job may unpack to: room for eight times the largest usual upload, and as many files as
 /// can be looked through quickly when the outputs are listed.
@@ -33,6 +34,7 @@ impl Order {
     pub fn prepare(
         dir: &JobDir,
         upload: &Upload,
+        subject: Option<Subject>,
         grant: Grant,
         environments: &Environments,
     ) -> Result<Self, Refusal> {
@@ -60,7 +62,7 @@ impl Order {
         let environment = manifest.environment.as_deref().map(|name| environments.find(name)).transpose();
         let environment = environment.map_err(Refusal::bad_request)?;
         let plan = plan(manifest, network, environment, &work)?;
-        Ok(Self { plan, timeout, limits, rule })
+        Ok(Self { plan, timeout, limits, rule, subject })
     }
 }
 

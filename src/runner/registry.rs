@@ -12,6 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::job::{Job, JobId, Status};
 use super::refusal::Refusal;
+use super::upload::Upload;
+use crate::worker::receipt::Subject;
 
 /// Longest idempotency key, in bytes: several times a UUID.
 const KEY_BYTES_MAX: usize = 200;
@@ -126,6 +128,14 @@ impl Ticket {
     #[must_use]
     pub fn key(&self) -> Option<&IdempotencyKey> {
         self.claim.key.as_ref()
+    }
+
+    /// What a receipt for this upload is about, where the key is a pool's, `<its job id>/<attempt>`: nobody else asks for one.
+    pub(super) fn subject(&self, upload: &Upload) -> Option<Subject> {
+        let (job_id, attempt) = self.claim.key.as_ref()?.0.rsplit_once('/')?;
+        let (job_id, attempt) = (job_id.to_owned(), attempt.parse().ok()?);
+        let Upload { payload_sha256, manifest_sha256, .. } = *upload;
+        Some(Subject { job_id, attempt, payload_sha256, manifest_sha256 })
     }
 }
 

@@ -18,6 +18,8 @@ use super::manifest::MANIFEST_BYTES_MAX;
 use super::outputs::hex;
 use super::refusal::Refusal;
 use super::unpack::ArchiveKind;
+use crate::spool::ContentDigest;
+use crate::worker::receipt::Sha256Sum;
 
 /// Longest silence of a client in the middle of its upload. It holds a slot all the while.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -46,6 +48,10 @@ pub struct Upload {
     pub archives: Vec<(PathBuf, ArchiveKind)>,
     /// SHA-256 in hex of the manifest and of all files, with their names.
     pub hash: String,
+    /// The same in the pool's way, for a receipt.
+    pub payload_sha256: Sha256Sum,
+    /// Of the manifest as it came; of nothing where there was none.
+    pub manifest_sha256: Sha256Sum,
 }
 
 /// Receives a submission of at most `bytes_max` bytes into a job's directory.
@@ -59,6 +65,7 @@ pub async fn receive(form: &mut Multipart, dir: &JobDir, bytes_max: u64) -> Resu
     let mut archives = Vec::new();
     let mut files = 0;
     let mut hasher = Sha256::new();
+    let mut content = ContentDigest::default();
     while let Some(mut field) = in_time(form.next_field()).await? {
         match (field.name(), field.file_name().map(str::to_owned)) {
             (Some("manifest"), _) => {
@@ -82,7 +89,10 @@ pub async fn receive(form: &mut Multipart, dir: &JobDir, bytes_max: u64) -> Resu
                     }
                     None => work.path().join(&name),
                 };
-                hash_part(&mut hasher, &name, &receive_file(&mut field, &path, &mut allowance).await?);
+                content.begin_file(&name);
+                let sha256 = receive_file(&mut field, &path, &mut allowance, &mut content).await?;
+                content.end_file();
+                hash_part(&mut hasher, &name, &sha256);
             }
             _ => while allowance.next_chunk(&mut field).await?.is_some() {},
         }
@@ -90,7 +100,10 @@ pub async fn receive(form: &mut Multipart, dir: &JobDir, bytes_max: u64) -> Resu
     if files == 0 {
         return Err(Refusal::bad_request("No files uploaded"));
     }
-    Ok(Upload { manifest, archives, hash: hex(&hasher.finalize()) })
+    let sent = manifest.as_deref().unwrap_or_default();
+    let manifest_sha256 = Sha256Sum(Sha256::digest(sent).into());
+    let payload_sha256 = Sha256Sum(content.finish(sent));
+    Ok(Upload { manifest, archives, hash: hex(&hasher.finalize()), payload_sha256, manifest_sha256 })
 }
 
 /// Reads on for a little while after a refusal, so that the client gets to read the answer.
@@ -125,12 +138,14 @@ async fn receive_file(
     field: &mut Field<'_>,
     path: &Path,
     allowance: &mut Allowance,
+    content: &mut ContentDigest,
 ) -> Result<Vec<u8>, Refusal> {
     let disk = |error: io::Error| Refusal::disk("storing an upload", &error);
     let mut file = File::create(path).await.map_err(disk)?;
     let mut hasher = Sha256::new();
     while let Some(chunk) = allowance.next_chunk(field).await? {
         hasher.update(&chunk);
+        content.update(&chunk);
         file.write_all(&chunk).await.map_err(disk)?;
     }
     file.flush().await.map_err(disk)?;

@@ -104,9 +104,10 @@ impl Worker {
     ) -> Result<Arc<Job>, Refusal> {
         let grant = self.settings.grant;
         let (id, key) = (ticket.id().clone(), ticket.key().cloned());
+        let subject = ticket.subject(&upload);
         let environments = self.settings.environments.clone();
         let prepared = tokio::task::spawn_blocking(move || {
-            let order = Order::prepare(&dir, &upload, grant, &environments)?;
+            let order = Order::prepare(&dir, &upload, subject, grant, &environments)?;
             let environment =
                 order.plan.environment.as_ref().map(|environment| environment.name().to_owned());
             let facts = Facts {
@@ -130,6 +131,7 @@ impl Worker {
             sandbox: self.settings.sandbox.clone(),
             enforcement: self.settings.enforcement.clone(),
             stop: self.kill.clone(),
+            identity: Arc::clone(&self.settings.identity),
         };
         tokio::spawn(execute(Arc::clone(&job), order, slot, around));
         Ok(job)

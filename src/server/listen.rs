@@ -6,6 +6,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use pingora::listeners::TcpSocketOptions;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpSocket;
 
 /// A reserved address; it is kept until the value is dropped.
@@ -39,4 +40,10 @@ pub fn options() -> TcpSocketOptions {
     let mut options = TcpSocketOptions::default();
     options.so_reuseport = Some(true);
     options
+}
+
+/// Connections of clients at once: half of the files that this process may have open, because workers, uploads and kept outputs need some.
+pub fn connections_max() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files / 2).unwrap_or(usize::MAX).max(1)
 }

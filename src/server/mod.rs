@@ -1,9 +1,11 @@
 //! The composition root: puts the parts together from the configuration, starts them, and stops them.
 
 mod background;
+mod connections;
 mod data;
 mod dev_cert;
 mod guard;
+mod heads;
 mod listen;
 mod reload;
 mod signals;
@@ -27,7 +29,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::Gate;
 use crate::auth::limits::Usage;
-use crate::config::{Config, OutputsConfig};
+use crate::config::{Config, InspectMode, OutputsConfig};
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
 use crate::outputs::Outputs;
 use crate::outputs::collect::Collector;
@@ -39,16 +41,19 @@ use crate::pool::prober::Prober;
 use crate::proxy::{Front, FrontConfig, LARGE_ANSWERS_MAX, Shutdown};
 use crate::queue::{LiveJob, Queue, QueueDeadlines};
 use crate::retention::{Retention, UploadRoom};
-use crate::spool::{Spool, UploadLimits};
+use crate::spool::{Inspect, Spool, UploadLimits};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Drain, EndedRun, Store, StoreError};
 use crate::telemetry;
+use crate::telemetry::audit::{self, AuditLog};
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::client::{HttpUpstream, Timeouts};
 use crate::upstream::tls::Dialer;
 use crate::worker::certificate::OwnCertificate;
 use background::{Announcing, Collecting, Dispatching, Probing, Reconciling};
+use connections::{ConnectionLimits, Connections};
+use heads::WatchedApp;
 use listen::Reserved;
 use reload::{Reloading, Watched};
 use signals::DrainOnSignal;
@@ -70,8 +75,20 @@ const DISPATCH_THREADS: usize = 2;
 const H2_STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const H2_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
-/// An HTTP/2 connection without a stream is closed after this.
-const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Streams of one HTTP/2 connection at once; past it, a stream is refused.
+const H2_STREAMS_MAX: u32 = 100;
+
+/// Streams that a client has reset before anything was done about them; past it, the connection is closed.
+const H2_RESETS_PENDING_MAX: usize = 20;
+
+/// Errors of a client for which streams of one connection are reset; past it, the connection is closed.
+const H2_ERRORS_MAX: usize = 128;
+
+/// The decoded head of a request over HTTP/2, in bytes as RFC 9113 counts them, as over HTTP/1.1.
+const H2_HEAD_BYTES_MAX: u32 = 64 << 10;
+
+/// Bytes that are held of answers that a client of HTTP/2 does not read, for one stream.
+const H2_SEND_BUFFER_BYTES: usize = 256 << 10;
 
 /// Idle connections kept to workers, for each thread of the front.
 const UPSTREAM_IDLE_MAX: usize = 128;
@@ -119,6 +136,7 @@ struct Assembly {
     prober: Arc<Prober>,
     dispatcher: Arc<Dispatcher>,
     under_way: Vec<Arc<LiveJob>>,
+    audit: AuditLog,
     shutdown: Arc<Shutdown>,
 }
 
@@ -161,7 +179,9 @@ impl Assembly {
         let dialer = Dialer::new(OwnCertificate::new(key, clock.clone()));
         let upstream = HttpUpstream::new(Arc::clone(&spool), dialer.clone(), timeouts);
         let upstream: Arc<dyn Upstream> = Arc::new(upstream.map_err(|error| error.to_string())?);
-        let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), config.health.interval);
+        let audit = AuditLog::open(config.data.join(audit::FILE_NAME))?;
+        let interval = config.health.interval;
+        let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), interval, audit.clone());
         let parts = dispatch::Parts {
             queue: queue.clone(),
             pool: pool.clone(),
@@ -189,6 +209,7 @@ impl Assembly {
             prober: Arc::new(prober),
             dispatcher,
             under_way,
+            audit,
             shutdown: Arc::default(),
         })
     }
@@ -196,7 +217,14 @@ impl Assembly {
     fn run(mut self) {
         let mut server = Server::new_with_opt_and_conf(None, server_conf(&self.config));
         server.bootstrap();
-        let mut front = Service::new("front".to_owned(), self.front(&server));
+        let connections = Connections::new(ConnectionLimits {
+            per_address: self.config.server.connections_per_address_max as usize,
+            total: listen::connections_max(),
+        });
+        let watched =
+            WatchedApp::new(self.front(&server), connections.clone(), self.config.server.header_timeout);
+        let mut front = Service::new("front".to_owned(), watched);
+        front.set_connection_filter(Arc::new(connections));
         front.threads = Some(self.config.server.threads);
         for reserved in &self.reserved {
             front.add_tcp_with_settings(&reserved.address.to_string(), listen::options());
@@ -245,7 +273,8 @@ impl Assembly {
         let reloading = Reloading { watched: self.watched, hangup: Arc::clone(&hangup) };
         server.add_service(background_service("reload", reloading));
         let timeout = self.config.server.shutdown_timeout;
-        let signals = DrainOnSignal { dispatcher: self.dispatcher, shutdown: self.shutdown, hangup, timeout };
+        let (dispatcher, shutdown, audit) = (self.dispatcher, self.shutdown, self.audit);
+        let signals = DrainOnSignal { dispatcher, shutdown, audit, hangup, timeout };
         server.run(RunArgs { shutdown_signal: Box::new(signals) });
     }
 
@@ -275,11 +304,16 @@ impl Assembly {
         let config = FrontConfig {
             uploads: UploadLimits {
                 body_bytes_max: self.config.uploads.bytes_max,
+                inspect: match self.config.uploads.inspect {
+                    InspectMode::Tar => Inspect::Tar(self.config.uploads.archives),
+                    InspectMode::None => Inspect::Nothing,
+                },
                 ..UploadLimits::default()
             },
             upload_timeout: self.config.uploads.timeout,
             upload_idle_timeout: self.config.uploads.idle_timeout,
             status_timeout: self.config.dispatch.status_timeout,
+            idle_timeout: self.config.server.idle_timeout,
             log_bytes_max: log_bytes_max(&self.config),
             queued_jobs_max: self.config.dispatch.queued_jobs_max as usize,
         };
@@ -301,14 +335,20 @@ impl Assembly {
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             connector: Connector::new(None),
             dialer: self.dialer.clone(),
+            audit: self.audit.clone(),
         };
         let mut proxy = http_proxy(&server.configuration, front);
         let mut h2 = default_h2_options();
         h2.initial_window_size(H2_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES);
+            .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(H2_STREAMS_MAX)
+            .max_pending_accept_reset_streams(H2_RESETS_PENDING_MAX)
+            .max_local_error_reset_streams(Some(H2_ERRORS_MAX))
+            .max_header_list_size(H2_HEAD_BYTES_MAX)
+            .max_send_buffer_size(H2_SEND_BUFFER_BYTES);
         proxy.h2_options = Some(h2);
         let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(H2_IDLE_TIMEOUT);
+        options.h2_idle_timeout = Some(self.config.server.idle_timeout);
         proxy.server_options = Some(options);
         proxy
     }
@@ -358,6 +398,7 @@ fn dispatch_config(config: &Config) -> DispatchConfig {
         log_bytes_max: log_bytes_max(config),
         longest_job: config.dispatch.submit_timeout,
         defaults: config.dispatch.defaults,
+        trust_required: config.trust.require,
     }
 }
 

@@ -13,14 +13,19 @@ use tokio::sync::Notify;
 
 use crate::dispatch::Dispatcher;
 use crate::proxy::Shutdown;
+use crate::telemetry::audit::AuditLog;
 
 /// How often it is looked whether all that was under way has ended.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long the last lines of the audit log may take to get to the disk.
+const AUDIT_TIME: Duration = Duration::from_secs(2);
 
 /// Waits for a signal to stop, and then for what is under way.
 pub struct DrainOnSignal {
     pub dispatcher: Arc<Dispatcher>,
     pub shutdown: Arc<Shutdown>,
+    pub audit: AuditLog,
     /// Rung at SIGHUP.
     pub hangup: Arc<Notify>,
     /// How long what is under way may go on.
@@ -42,6 +47,8 @@ impl ShutdownSignalWatch for DrainOnSignal {
             }
             () = signals.stop() => log::warn!("stopped by a second signal: {} cut off", self.under_way()),
         }
+        // A disk that takes nothing must not keep the pool from ending.
+        let _ = tokio::time::timeout(AUDIT_TIME, self.audited()).await;
         ShutdownSignal::FastShutdown
     }
 }
@@ -49,6 +56,12 @@ impl ShutdownSignalWatch for DrainOnSignal {
 impl DrainOnSignal {
     async fn idle(&self) {
         while self.shutdown.under_way.now() > 0 || self.dispatcher.sending() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn audited(&self) {
+        while !self.audit.is_written() {
             tokio::time::sleep(LOOK).await;
         }
     }

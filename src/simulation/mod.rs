@@ -32,6 +32,7 @@ use crate::queue::{Queue, QueueDeadlines, Retried, explain};
 use crate::reconcile;
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Drain, Inserted, JobFilter, NewJob, Payload, Store, Work};
+use crate::telemetry::audit::AuditLog;
 use crate::time::{Clock, Timestamp};
 use crate::worker::trust::Identity;
 use crate::worker::{WorkerKey, WorkerSpec};
@@ -61,6 +62,7 @@ const CONFIG: DispatchConfig = DispatchConfig {
         max_attempts: 3,
         queue_timeout: None,
     },
+    trust_required: Identity::Claimed,
 };
 
 /// One life of the pool's process.
@@ -80,7 +82,13 @@ impl Life {
         let drains = store.drains().await.expect("reads do not fail in this world");
         let pool = Pool::new(allowlist, drains, Identity::Claimed, Arc::clone(&bell));
         let upstream = Arc::clone(world) as Arc<dyn crate::upstream::Upstream>;
-        let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), Duration::from_secs(30));
+        let prober = Prober::new(
+            pool.clone(),
+            Arc::clone(&upstream),
+            clock.clone(),
+            Duration::from_secs(30),
+            AuditLog::none(),
+        );
         let parts =
             Parts { queue: queue.clone(), pool: pool.clone(), store, upstream, clock: clock.clone(), bell };
         let dispatcher = Dispatcher::new(parts, CONFIG);

@@ -16,8 +16,8 @@ use crate::store::{Logs, Work};
 use crate::upstream::download::Opened;
 use crate::upstream::evidence::Evidence;
 use crate::upstream::{
-    Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Stage, Upstream,
-    attempt_key,
+    Answer, CheckFailure, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Stage,
+    Upstream, attempt_key,
 };
 use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 
@@ -382,17 +382,17 @@ impl State {
 
 #[async_trait]
 impl Upstream for World {
-    async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, String> {
+    async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, CheckFailure> {
         self.travel().await;
         if !self.wait_for_wedged(spec.key, HEALTH_TIME).await {
-            return Err("no answer in time".to_owned());
+            return Err("no answer in time".to_owned().into());
         }
         let mut state = self.lock();
         if state.life_of(spec.key).is_none() {
-            return Err("connection refused".to_owned());
+            return Err("connection refused".to_owned().into());
         }
         if !state.calm && state.rng.random_bool(0.02) {
-            return Err("no answer in time".to_owned());
+            return Err("no answer in time".to_owned().into());
         }
         let dialect = state.dialect(spec.key);
         Ok(HealthReport {

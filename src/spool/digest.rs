@@ -10,7 +10,7 @@ const MANIFEST: [u8; 1] = [2];
 ///
 /// With `len` as 8 bytes, most significant first, the hashed bytes are, for each file in the order sent,
 /// `01 len(name) name len(content) SHA-256(content)`, then `02 len(manifest) manifest`: the names as they are sent to the
-/// worker, the manifest re-encoded. Every item is bounded by its length, so no two submits share them.
+/// worker, the manifest re-encoded. So a worker can compute it of what it receives. Every item is bounded by its length, so no two submits share them.
 #[derive(Debug, Default)]
 pub struct ContentDigest {
     whole: Sha256,
@@ -21,7 +21,7 @@ pub struct ContentDigest {
 impl ContentDigest {
     pub fn begin_file(&mut self, name: &str) {
         self.whole.update(FILE);
-        self.text(name);
+        self.bytes(name.as_bytes());
     }
 
     pub fn update(&mut self, bytes: &[u8]) {
@@ -34,14 +34,14 @@ impl ContentDigest {
         self.whole.update(self.file.finalize_reset());
     }
 
-    pub fn finish(mut self, manifest: &str) -> [u8; 32] {
+    pub fn finish(mut self, manifest: &[u8]) -> [u8; 32] {
         self.whole.update(MANIFEST);
-        self.text(manifest);
+        self.bytes(manifest);
         self.whole.finalize().into()
     }
 
-    fn text(&mut self, text: &str) {
-        self.whole.update((text.len() as u64).to_be_bytes());
-        self.whole.update(text.as_bytes());
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.whole.update((bytes.len() as u64).to_be_bytes());
+        self.whole.update(bytes);
     }
 }

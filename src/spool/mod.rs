@@ -15,6 +15,7 @@ pub mod encode;
 mod error;
 mod file_name;
 mod front_end;
+mod gate;
 mod parts;
 mod upload;
 mod writer;
@@ -31,7 +32,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::job::JobId;
 
+pub use digest::ContentDigest;
 pub use error::UploadError;
+pub use gate::{ArchiveLimits, Inspect};
 pub use parts::boundary;
 pub use upload::{IDEMPOTENCY_KEY_BYTES_MAX, Upload, UploadLimits, parse_upload};
 pub use writer::{INLINE_BYTES_MAX, SpoolWriter};

@@ -15,7 +15,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::store::{Payload, Work};
 
-pub const LIMITS: UploadLimits = UploadLimits { body_bytes_max: 4 << 20, files_max: 4 };
+pub const LIMITS: UploadLimits =
+    UploadLimits { body_bytes_max: 4 << 20, files_max: 4, inspect: Inspect::Tar(ARCHIVES) };
+pub const ARCHIVES: ArchiveLimits = ArchiveLimits { entries_max: 1000, unpacked_bytes_max: 256 << 20 };
 pub const BOUNDARY: &str = "client-boundary";
 
 pub fn spool() -> (TempDir, Spool) {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use super::digest::ContentDigest;
+use super::gate::{ArchiveGate, Inspect};
 use super::parts::{Part, Parts};
 use super::{Spool, SpoolWriter, UploadError, encode, file_name, front_end};
 use crate::job::manifest::MANIFEST_BYTES_MAX;
@@ -31,11 +32,13 @@ pub struct UploadLimits {
     pub body_bytes_max: u64,
     /// Most `files` parts.
     pub files_max: usize,
+    /// What is done about archives.
+    pub inspect: Inspect,
 }
 
 impl Default for UploadLimits {
     fn default() -> Self {
-        Self { body_bytes_max: 1 << 30, files_max: 1024 }
+        Self { body_bytes_max: 1 << 30, files_max: 1024, inspect: Inspect::Nothing }
     }
 }
 
@@ -79,7 +82,7 @@ where
 {
     let stream = pin!(stream);
     let mut parts = Parts::new(stream, content_type, limits.body_bytes_max)?;
-    let mut form = Form::new(spool);
+    let mut form = Form::new(spool, limits.inspect);
     while let Some(Part { name, file_name }) = parts.next().await? {
         match name.as_str() {
             "files" => form.file(file_name, limits.files_max, &mut parts).await?,
@@ -106,6 +109,7 @@ where
 
 /// What has been read so far.
 struct Form {
+    gate: ArchiveGate,
     boundary: String,
     writer: SpoolWriter,
     digest: ContentDigest,
@@ -119,8 +123,9 @@ struct Form {
 }
 
 impl Form {
-    fn new(spool: &Spool) -> Self {
+    fn new(spool: &Spool, inspect: Inspect) -> Self {
         Self {
+            gate: ArchiveGate::new(inspect),
             // 128 random bits: no file contains it, and nobody can make one that does.
             boundary: format!("{:032x}", rand::random::<u128>()),
             writer: spool.begin(),
@@ -157,11 +162,14 @@ impl Form {
         self.writer.write(encode::file_head(&self.boundary, &name).as_bytes()).await?;
         self.digest.begin_file(&name);
         let mut head = Vec::new();
+        let mut passing = self.gate.begin(&name);
         while let Some(bytes) = parts.chunk().await? {
             head.extend_from_slice(&bytes[..bytes.len().min(front_end::HEAD_BYTES - head.len())]);
             self.digest.update(&bytes);
+            passing.take(&bytes).await?;
             self.writer.write(&bytes).await?;
         }
+        self.gate.end(passing).await?;
         self.digest.end_file();
         self.writer.write(encode::PART_END).await?;
         self.from_front_end += usize::from(front_end::recognise(&head).map_err(bad)?);
@@ -193,7 +201,7 @@ impl Form {
             manifest.check_entrypoint(self.file_names.iter().map(String::as_str))?;
         }
         Ok(Upload {
-            sha256: self.digest.finish(&manifest.to_worker_json()),
+            sha256: self.digest.finish(manifest.to_worker_json().as_bytes()),
             manifest,
             writer: self.writer,
             boundary: self.boundary,

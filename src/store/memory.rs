@@ -250,6 +250,24 @@ impl Store for MemoryStore {
         self.write(|shared| Ok(shared.settle_outputs(run, to))).await
     }
 
+    async fn refuse_outputs(
+        &self,
+        run: &EndedRun,
+        end: JobState,
+        reason: String,
+    ) -> Result<Settled, StoreError> {
+        self.write(|shared| {
+            let settled = shared.settle_outputs(run, OutputsPlace::OnWorker { reason });
+            if settled == Settled::Done {
+                let stored =
+                    shared.sequences.get(&run.job).and_then(|sequence| shared.jobs.get_mut(sequence));
+                stored.expect("its outputs were just settled").row.state = end;
+            }
+            Ok(settled)
+        })
+        .await
+    }
+
     async fn oldest_kept(&self, limit: usize) -> Result<Vec<KeptRun>, StoreError> {
         let mut kept: Vec<KeptRun> = self.lock().jobs.values().filter_map(Stored::kept).collect();
         // Stable: of those kept at the same time, the first submitted comes first.

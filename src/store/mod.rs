@@ -320,6 +320,15 @@ pub trait Store: Send + Sync + 'static {
     /// Says where a run's outputs are from now on, unless the job has run again since.
     async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError>;
 
+    /// Says that a run's outputs stay where they are, for this reason, and that the run came to this other end: it keeps its version,
+    /// which names the run.
+    async fn refuse_outputs(
+        &self,
+        run: &EndedRun,
+        end: JobState,
+        reason: String,
+    ) -> Result<Settled, StoreError>;
+
     /// Runs whose outputs are kept, those kept longest first, at most `limit`.
     async fn oldest_kept(&self, limit: usize) -> Result<Vec<KeptRun>, StoreError>;
 

@@ -30,7 +30,7 @@ use super::{
     Drain, EndedRun, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Reopened, Results,
     ResultsText, Settled, Store, StoreError, Transition, Work, Written,
 };
-use crate::job::JobId;
+use crate::job::{JobId, JobState};
 use crate::time::Timestamp;
 use crate::worker::WorkerKey;
 
@@ -165,6 +165,16 @@ impl Store for SqliteStore {
     async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError> {
         let run = run.clone();
         self.writer.run(move |connection| outputs::settle(connection, &run, &to)).await
+    }
+
+    async fn refuse_outputs(
+        &self,
+        run: &EndedRun,
+        end: JobState,
+        reason: String,
+    ) -> Result<Settled, StoreError> {
+        let run = run.clone();
+        self.writer.run(move |connection| outputs::refuse(connection, &run, &end, &reason)).await
     }
 
     async fn oldest_kept(&self, limit: usize) -> Result<Vec<KeptRun>, StoreError> {

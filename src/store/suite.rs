@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
 use super::*;
-use crate::job::{Attempt, Last, Outcome, Terms};
+use crate::job::{Attempt, FailureCode, Last, Outcome, Terms};
 
 mod agreement;
 mod idempotency;

@@ -1,5 +1,7 @@
 //! What the pool tells its operator while it runs.
 
+pub mod audit;
+
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// Crates that speak of every connection at levels at which the pool speaks of jobs.

@@ -18,8 +18,8 @@ use super::evidence::Inquiry;
 use super::logs::LogScanner;
 use super::tls::{Dialer, TlsFailure, tls_failure};
 use super::{
-    Answer, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Upstream, attempt_key,
-    sandrun,
+    Answer, CheckFailure, Contact, HealthReport, KeyAnswer, Patience, RemoteStatus, SendOutcome, Upstream,
+    attempt_key, sandrun,
 };
 use crate::api::{OutputPath, listing};
 use crate::job::{JobId, Manifest, RemoteId};
@@ -103,11 +103,11 @@ fn tracked(
 
 #[async_trait]
 impl Upstream for HttpUpstream {
-    async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, String> {
+    async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, CheckFailure> {
         let request = self.get(spec, "/health", self.timeouts.health);
         let (response, inquiry) = if spec.endpoint.is_tls() {
-            let response = request.send().await.map_err(|error| reason(&error))?;
-            let leaf = shown_leaf(spec, &response)?;
+            let response = request.send().await.map_err(|error| check_failure(&error))?;
+            let leaf = shown_leaf(spec, &response).map_err(CheckFailure::NotTheWorker)?;
             (response, Inquiry::Encrypted(leaf))
         } else {
             let (inquiry, challenge) = Inquiry::challenge(spec, self.clients.dialer().pool_key());
@@ -118,7 +118,7 @@ impl Upstream for HttpUpstream {
         };
         let status = response.status();
         if status != StatusCode::OK {
-            return Err(format!("its /health answered {status}"));
+            return Err(format!("its /health answered {status}").into());
         }
         let address = response.remote_addr();
         Ok(HealthReport { address, ..sandrun::health(&read_bounded(response).await?, inquiry)? })
@@ -311,6 +311,15 @@ fn url(spec: &WorkerSpec, path: &str) -> String {
 /// Whether the worker has turned the pool away by its key, before it looked at what was sent.
 fn refuses_us(error: &reqwest::Error) -> bool {
     tls_failure(error).is_some_and(|failure| failure == TlsFailure::Refused)
+}
+
+fn check_failure(error: &reqwest::Error) -> CheckFailure {
+    match tls_failure(error) {
+        Some(TlsFailure::Certificate(shown)) => CheckFailure::NotTheWorker(shown.to_string()),
+        Some(TlsFailure::Refused | TlsFailure::NotTls | TlsFailure::Other(_)) | None => {
+            CheckFailure::Unwell(reason(error))
+        }
+    }
 }
 
 async fn read_bounded(response: Response) -> Result<Vec<u8>, String> {

@@ -68,6 +68,29 @@ pub enum SendOutcome {
     Unknown { reason: String },
 }
 
+/// Why a health check came to nothing, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckFailure {
+    /// Whoever answered is not the worker that the allowlist names.
+    NotTheWorker(String),
+    /// No answer, or one of a worker that is not well.
+    Unwell(String),
+}
+
+impl CheckFailure {
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::NotTheWorker(reason) | Self::Unwell(reason) => reason,
+        }
+    }
+}
+
+impl From<String> for CheckFailure {
+    fn from(reason: String) -> Self {
+        Self::Unwell(reason)
+    }
+}
+
 /// What a worker answers when it is asked for something of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<T> {
@@ -147,7 +170,7 @@ pub fn attempt_key(job: &JobId, attempt: u32) -> String {
 /// The calls that the pool makes to a worker.
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
-    async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, String>;
+    async fn health(&self, spec: &Arc<WorkerSpec>) -> Result<HealthReport, CheckFailure>;
 
     /// Sends a job. The call lasts until the worker answers, at most as long as the longest job: some workers answer
     /// only when their running job ends.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::evidence::Inquiry;
-use super::{HealthReport, RemoteStatus, SendOutcome, Stage};
+use super::{CheckFailure, HealthReport, RemoteStatus, SendOutcome, Stage};
 use crate::api::OutputPath;
 use crate::job::Verdict;
 use crate::worker::Dialect;
@@ -29,20 +29,20 @@ struct HealthBody {
 }
 
 /// Reads the answer of `/health` to an inquiry.
-pub fn health(body: &[u8], inquiry: Inquiry) -> Result<HealthReport, String> {
+pub fn health(body: &[u8], inquiry: Inquiry) -> Result<HealthReport, CheckFailure> {
     let body: HealthBody = serde_json::from_slice(body)
         .map_err(|error| format!("its /health is no JSON object of the protocol: {error}"))?;
     match body.status.as_deref() {
         Some("healthy") => {}
-        Some(other) => return Err(format!("it says that it is {:?}", words(other))),
-        None => return Err("its /health has no `status`".to_owned()),
+        Some(other) => return Err(format!("it says that it is {:?}", words(other)).into()),
+        None => return Err("its /health has no `status`".to_owned().into()),
     }
     let dialect = match body.protocol {
         None | Some(0 | 1) => Dialect::Sandrun,
         Some(_) => Dialect::V2,
     };
     Ok(HealthReport {
-        evidence: inquiry.evidence(body.proof.as_deref())?,
+        evidence: inquiry.evidence(body.proof.as_deref()).map_err(CheckFailure::NotTheWorker)?,
         worker_id: body.worker_id,
         dialect,
         capacity: body.capacity.filter(|capacity| *capacity > 0),

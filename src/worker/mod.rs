@@ -3,6 +3,7 @@
 pub mod certificate;
 pub mod identity;
 pub mod proof;
+pub mod receipt;
 pub mod spec;
 pub mod trust;
 

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::bodies;
 use crate::harness::{Pool, SOON, command, eventually, nobody};
@@ -501,4 +502,40 @@ async fn with_auth_no_page_may_read_answers_unless_it_is_said() {
     let guarded = Guarded::start(&[nobody()], "").await;
     let answer = guarded.pool.call(Call::get("/health").header("Origin", "https://front.example.com")).await;
     assert_eq!(answer.head.header("Access-Control-Allow-Origin"), None);
+}
+
+#[tokio::test]
+async fn a_page_gives_its_token_as_a_subprotocol_and_no_log_has_it() {
+    let standin = Standin::start(Quirks::tame()).await;
+    let guarded = Guarded::start(&[standin.entry(1)], "").await;
+    let token = guarded.token("page", "submit").await;
+    let manifest = r#"{"entrypoint":"main.py","args":["run_ms=3000"]}"#;
+    let answer =
+        guarded.as_client(&token, bodies::form(&[("main.py", b"1")], Some(manifest))).await.expect(200);
+    let job = answer["job_id"].as_str().expect("a job id");
+    eventually("the job runs", SOON, async || {
+        let status = guarded.get(&token, &format!("/status/{job}")).await.json();
+        (status["pool_status"] == "running").then_some(())
+    })
+    .await;
+    let connect = async |offered: &str| {
+        let url = format!("ws://{}/stream/{job}", guarded.pool.address());
+        let mut request = url.into_client_request().expect("a request");
+        request.headers_mut().insert("Sec-WebSocket-Protocol", offered.parse().expect("a value"));
+        tokio_tungstenite::connect_async(request).await
+    };
+    let (_socket, handshake) = connect(&format!("trusted-pool, bearer.{token}")).await.expect("a web socket");
+    assert_eq!(handshake.headers()["sec-websocket-protocol"], "trusted-pool");
+    for refused in ["trusted-pool", "trusted-pool, bearer.wrong", "bearer."] {
+        match connect(refused).await {
+            Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
+                assert_eq!(answer.status(), 401, "{refused}")
+            }
+            other => panic!("{refused}: {other:?}"),
+        }
+    }
+    // It is a credential of that call alone.
+    let elsewhere = Call::get("/pool").header("Sec-WebSocket-Protocol", &format!("bearer.{token}"));
+    guarded.pool.call(elsewhere).await.expect(401);
+    assert!(!guarded.pool.log().contains(&token));
 }

@@ -1,5 +1,8 @@
 //! What clients send to `/submit`, byte for byte: each function is a recording with its values filled in.
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
 use crate::wire::Call;
 
 /// A request as one client sends it, and the payload that must reach the worker.
@@ -10,13 +13,26 @@ pub struct Recorded {
     pub payload: Vec<u8>,
 }
 
-/// Bytes that begin like gzip and contain what a careless parser stops at.
+/// An archive that is not compressed, so that what a careless parser stops at stands in it.
 pub fn payload() -> Vec<u8> {
-    let mut bytes = vec![0x1f, 0x8b, 0x08, 0x00];
-    bytes.extend_from_slice(b"\r\n--\r\n\r\n----\x00\xff\r\n------WebKitFormBoundary\r\n--X--\r\n\n");
+    let mut bytes = b"\r\n--\r\n\r\n----\x00\xff\r\n------WebKitFormBoundary\r\n--X--\r\n\n".to_vec();
     bytes.extend((0..=255_u8).cycle().take(20_000));
     bytes.extend_from_slice(b"\r\n");
-    bytes
+    tar_gz(&[("main.py", &bytes)], Compression::none())
+}
+
+/// An archive of these files, their names written as they are.
+pub fn tar_gz(files: &[(&str, &[u8])], compression: Compression) -> Vec<u8> {
+    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), compression));
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        archive.append(&header, *content).expect("memory");
+    }
+    archive.into_inner().expect("an archive").finish().expect("memory")
 }
 
 /// A form in the style of curl, without a manifest if there is none.

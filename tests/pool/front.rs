@@ -58,15 +58,15 @@ fn key() -> KeyPair {
 }
 
 /// A pool that speaks TLS alone.
-struct TlsPool {
+pub struct TlsPool {
     dir: TempDir,
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     shown: Issued,
 }
 
 impl TlsPool {
-    async fn start(workers: &[serde_json::Value], extra: &str) -> Self {
+    pub async fn start(workers: &[serde_json::Value], extra: &str) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let shown = Issued::new();
         shown.write(&dir);
@@ -88,7 +88,7 @@ impl TlsPool {
         fs::read_to_string(self.dir.path().join("stderr.log")).unwrap_or_default()
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::trusting(self.shown.der())
     }
 }
@@ -108,7 +108,7 @@ async fn launch(dir: &TempDir, args: &[&str]) -> (Child, SocketAddr) {
 }
 
 /// How a client connects.
-struct Client {
+pub struct Client {
     root: CertificateDer<'static>,
     versions: Vec<&'static SupportedProtocolVersion>,
     alpn: Vec<Vec<u8>>,
@@ -120,7 +120,7 @@ impl Client {
         Self { root, versions: vec![&TLS13, &TLS12], alpn: Vec::new(), identity: None }
     }
 
-    fn offering(self, protocols: &[&str]) -> Self {
+    pub fn offering(self, protocols: &[&str]) -> Self {
         Self { alpn: protocols.iter().map(|name| name.as_bytes().to_vec()).collect(), ..self }
     }
 
@@ -133,7 +133,7 @@ impl Client {
         Self { identity: Some((identity.der(), key)), ..self }
     }
 
-    async fn connect(&self, to: SocketAddr) -> Result<TlsStream<TcpStream>> {
+    pub async fn connect(&self, to: SocketAddr) -> Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.clone()).expect("a root");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -151,7 +151,7 @@ impl Client {
     }
 
     /// Makes a call over HTTP/1.1.
-    async fn call(&self, to: SocketAddr, call: &Call) -> Result<Answer> {
+    pub async fn call(&self, to: SocketAddr, call: &Call) -> Result<Answer> {
         h1(&mut Wire::over(self.connect(to).await?), call).await
     }
 }

@@ -129,7 +129,7 @@ impl Pool {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
     }
 
-    /// Every file below the data directory with its size, except what the database keeps for itself.
+    /// Every file below the data directory with its size, except the audit log and what the database keeps for itself.
     pub fn payloads(&self) -> Vec<(PathBuf, u64)> {
         let mut files = Vec::new();
         walk(&self.dir.path().join("data"), &mut files);
@@ -322,5 +322,5 @@ fn walk(dir: &Path, files: &mut Vec<(PathBuf, u64)>) {
 
 fn is_sqlite(path: &Path) -> bool {
     let name = path.to_string_lossy();
-    ["sqlite", "-wal", "-shm", "lock"].iter().any(|part| name.contains(part))
+    ["sqlite", "-wal", "-shm", "lock", "audit.log"].iter().any(|part| name.contains(part))
 }

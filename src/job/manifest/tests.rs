@@ -69,8 +69,8 @@ fn what_is_no_object_with_unique_keys_is_refused() {
     assert_eq!(Manifest::parse(b"{\"a\":\"\xff\"}").unwrap_err().message, "is not UTF-8");
     assert!(parse(r#"{"a":1,"a":2}"#).unwrap_err().message.contains("`a` occurs twice"));
     assert!(Manifest::parse(&vec![b' '; MANIFEST_BYTES_MAX + 1]).is_err());
-    // Nesting that would overflow the stack of a recursive reader.
-    parse(&format!(r#"{{"x":{}{}}}"#, "[".repeat(400_000), "]".repeat(400_000))).unwrap();
+    // Nesting that would overflow the stack of a recursive reader, here or at a worker.
+    parse(&format!(r#"{{"x":{}{}}}"#, "[".repeat(400_000), "]".repeat(400_000))).unwrap_err();
     parse(&format!(r#"{{"args":{}{}}}"#, "[".repeat(400_000), "]".repeat(400_000))).unwrap_err();
 }
 
@@ -202,4 +202,13 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         let _ = Manifest::parse(&bytes);
     }
+}
+
+#[test]
+fn a_manifest_is_nested_only_so_deep() {
+    let nested = |depth: usize| format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    assert!(Manifest::parse(nested(63).as_bytes()).is_ok());
+    assert_eq!(Manifest::parse(nested(64).as_bytes()).unwrap_err().field, "manifest");
+    let text = format!("{{\"x\":\"\\\"{}\"}}", "[".repeat(100));
+    assert!(Manifest::parse(text.as_bytes()).is_ok(), "{text}");
 }

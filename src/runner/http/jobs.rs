@@ -77,6 +77,9 @@ fn status_body(worker: &Worker, job: &Job) -> Value {
         "output_files": output_files(outputs),
         "worker_metadata": { "worker_id": worker.id(), "signature": null },
     });
+    if let Some(receipt) = phase.finished().and_then(|end| end.receipt.as_ref()) {
+        body["receipt"] = json!(receipt);
+    }
     if let Some(reason) = verdict.and_then(Verdict::reason) {
         body["reason"] = reason.into();
     }

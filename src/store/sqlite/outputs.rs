@@ -4,7 +4,7 @@ use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::row;
-use crate::job::JobId;
+use crate::job::{JobId, JobState};
 use crate::store::{EndedRun, JobRow, KeptRun, OutputsPlace, Settled};
 use crate::worker::WorkerKey;
 
@@ -44,6 +44,29 @@ pub fn settle(connection: &Connection, run: &EndedRun, to: &OutputsPlace) -> rus
             ":files": files,
         })?;
     Ok(if changed > 0 { Settled::Done } else { Settled::Overtaken })
+}
+
+/// The outputs stay on the worker, and the run came to another end.
+pub fn refuse(
+    connection: &Connection,
+    run: &EndedRun,
+    end: &JobState,
+    reason: &str,
+) -> rusqlite::Result<Settled> {
+    let settled = settle(connection, run, &OutputsPlace::OnWorker { reason: reason.to_owned() })?;
+    if settled == Settled::Done {
+        connection
+            .prepare_cached(
+                "UPDATE jobs SET state = :state, status = :status WHERE id = :id AND version = :version",
+            )?
+            .execute(named_params! {
+                ":state": end,
+                ":status": end.status(),
+                ":id": run.job,
+                ":version": run.version,
+            })?;
+    }
+    Ok(settled)
 }
 
 pub fn place(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<OutputsPlace>> {

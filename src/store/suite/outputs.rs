@@ -11,6 +11,7 @@ every_store_holds! {
     kept_runs_come_oldest_first_with_their_bytes
     a_forgotten_job_takes_its_place_with_it
     a_job_that_is_queued_again_has_no_place
+    outputs_that_are_refused_give_their_run_another_end
 }
 
 /// Kept at this second, so many bytes in two files.
@@ -127,4 +128,19 @@ async fn a_job_that_is_queued_again_has_no_place(store: Any) {
     store.transition(step(1, first.version + 1, again)).await.unwrap();
     assert_eq!(settle(&store, &first, kept(5, 10)).await, Settled::Overtaken);
     assert_eq!(next(&store, &[]).await, Some(EndedRun { version: first.version + 2, ..first }));
+}
+
+async fn outputs_that_are_refused_give_their_run_another_end(store: Any) {
+    let run = ended(&store, 1, key(1)).await;
+    let end = over(Outcome::failed(FailureCode::BadReceipt, "not signed"), key(1));
+    let other = EndedRun { version: run.version + 1, ..run.clone() };
+    let refuse = async |run: &EndedRun| store.refuse_outputs(run, end.clone(), "why".into()).await.unwrap();
+    assert_eq!(refuse(&other).await, Settled::Overtaken);
+    assert_eq!(store.job(&id(1)).await.unwrap().unwrap().state.status(), PoolStatus::Completed);
+    assert_eq!(refuse(&run).await, Settled::Done);
+    let row = store.job(&id(1)).await.unwrap().unwrap();
+    assert_eq!((&row.state, row.run()), (&end, run));
+    assert_eq!(place(&store, 1).await, Some(OutputsPlace::OnWorker { reason: "why".into() }));
+    let failed = JobFilter { status: Some(PoolStatus::Failed), ..JobFilter::default() };
+    assert_eq!(store.list(&failed, 9).await.unwrap(), [row]);
 }
