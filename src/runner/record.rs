@@ -45,7 +45,7 @@ pub fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Reads back what [`write`] has written; `None` where there is none.
+/// Reads back what [`write()`] has written; `None` where there is none.
 ///
 /// # Errors
 /// When it cannot be read, or is of another version.
