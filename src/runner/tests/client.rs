@@ -50,6 +50,11 @@ pub fn sandbox() -> Sandbox {
 }
 
 impl TestWorker {
+    /// Where a job's own files are.
+    pub fn work_of(&self, id: &str) -> std::path::PathBuf {
+        self.data.path().join("data").join("jobs").join(id).join("work")
+    }
+
     pub async fn start(capacity: u32) -> Self {
         Self::with(capacity, sandbox(), Duration::from_secs(3600)).await
     }

@@ -65,7 +65,7 @@ async fn change_while_downloaded(change: &str) -> (usize, usize) {
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = vec![0; 4096];
     connection.read_exact(&mut answer).await.unwrap();
-    std::fs::write(worker.data.path().join(format!("data/jobs/{id}/work/go")), "").unwrap();
+    std::fs::write(worker.work_of(&id).join("go"), "").unwrap();
     told("changed").await;
 
     // A break may show as a reset.

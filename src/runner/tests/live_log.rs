@@ -68,7 +68,7 @@ async fn log_is_told_while_it_is_written_and_from_where_a_client_left_it() {
         first = follower.next().await;
     }
     assert_eq!(first, text(LogStream::Stdout, "é\n", 3, 0));
-    std::fs::write(worker.data.path().join(format!("data/jobs/{id}/work/go")), "").unwrap();
+    std::fs::write(worker.work_of(&id).join("go"), "").unwrap();
     let end = LogEvent::End { status: "completed".to_owned(), position: Position { stdout: 9, stderr: 4 } };
     assert_eq!(follower.rest().await.1, end);
 
@@ -92,7 +92,7 @@ async fn client_that_does_not_read_slows_no_job() {
     let _idle = Follower::start(&worker, &id, "").await;
     let url = format!("ws://{}/stream/{id}", worker.address);
     let (_idle_too, _) = tokio_tungstenite::connect_async(url).await.unwrap();
-    std::fs::write(worker.data.path().join(format!("data/jobs/{id}/work/go")), "").unwrap();
+    std::fs::write(worker.work_of(&id).join("go"), "").unwrap();
     let since = Instant::now();
     assert_eq!(worker.end(&id).await["status"], "completed");
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());

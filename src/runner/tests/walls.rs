@@ -92,10 +92,10 @@ async fn job_sees_nothing_of_another_job_or_the_worker() {
     let other = worker.run(hides, "{}").await;
     while worker.get(&format!("/logs/{other}")).await.json()["stdout"] != "ready\n" {}
     let script = format!(
-        "cat {} {}/data/jobs/{other}/work/hidden.txt; find / -name 'hidden.*' -o -name '*.pem' -not -path '/usr/*';
+        "cat {} {}; find / -name 'hidden.*' -o -name '*.pem' -not -path '/usr/*';
          ls /proc | grep -c '^[0-9]'",
         key.display(),
-        worker.data.path().display()
+        worker.work_of(&other).join("hidden.txt").display()
     );
     // Its own processes: the first shell, the script's, ls and grep.
     assert_eq!(worker.output_of(&script).await, "4\n");
@@ -163,7 +163,7 @@ async fn system_calls_that_reach_into_the_kernel_are_refused() {
 #[tokio::test]
 async fn devices_are_those_that_a_job_needs_and_not_its_to_add_to() {
     let Some(worker) = walled().await else { return };
-    let script = "touch /dev/x || mknod /work/zero c 1 5 || mknod /dev/shm/disk b 8 0 || echo none
+    let script = "touch /dev/x || mknod zero c 1 5 || mknod /dev/shm/disk b 8 0 || echo none
         ls /dev; echo ok > /dev/shm/x; cat /dev/shm/x; head -c 1 /dev/urandom | wc -c";
     let shown = worker.output_of(script).await;
     assert!(shown.starts_with("none\n") && shown.ends_with("\nok\n1\n"), "{shown}");
