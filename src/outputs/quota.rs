@@ -89,7 +89,8 @@ mod tests {
     async fn still_kept(store: &Arc<dyn Store>) -> Vec<u8> {
         let mut kept = Vec::new();
         for n in 1..=3 {
-            if matches!(store.outputs(&id(n)).await.unwrap(), Some(OutputsPlace::Kept { .. })) {
+            let ended = store.ended(&id(n)).await.unwrap().unwrap();
+            if matches!(ended.outputs, Some(OutputsPlace::Kept { .. })) {
                 kept.push(n);
             }
         }

@@ -17,7 +17,8 @@ use pingora_proxy::Session;
 
 use super::jobs::{Asked, not_dispatched};
 use super::kept::Reading;
-use super::outputs::stated_length;
+
+use super::outputs::{kept_files, stated_length};
 use super::passage::{Admitted, FileAt, Listed, OutputPassage, problem_of};
 use super::{Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, listing};
@@ -101,9 +102,10 @@ impl Front {
                 ProblemCode::NotFinished,
                 "the job has not ended; its outputs are not complete",
             )),
-            Asked::Finished(row) => {
-                if let Some(files) = self.kept_files(&row).await? {
-                    return Ok(Contents::Kept { run: row.run(), files: files.into_iter() });
+            Asked::Finished(ended) => {
+                let row = &ended.row;
+                if let Some(files) = kept_files(&ended)? {
+                    return Ok(Contents::Kept { run: row.run(), files: Vec::from(files).into_iter() });
                 }
                 let place = row.state.place().ok_or_else(not_dispatched)?;
                 let look = |text: &str| {
@@ -156,6 +158,7 @@ impl Front {
                     return Ok(OpenFile { content: Content::Worker(Box::new(connection)), name, size });
                 }
                 Ok(Admitted::TryAgain) => {}
+                Ok(Admitted::Refused(status)) => return Err(self.refusal(&passage, status).await),
                 Ok(Admitted::No(problem)) => return Err(problem),
                 Err(error) => {
                     log::error!("an answer could not be read: {error}");

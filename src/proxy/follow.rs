@@ -4,6 +4,7 @@
 //! store. A job that waits is waited for; if that takes long, the answer ends and names the time after which a client,
 //! as server-sent events have it, comes back by itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use super::{Ctx, Front, respond};
 use crate::api::live_log::{EVENT_STREAM, LogEvent, LogStream, Position, whole_characters};
 use crate::api::{Problem, ProblemCode};
 use crate::job::JobId;
-use crate::store::{JobRow, ResultsText, TEXT_PIECE_BYTES};
+use crate::store::{EndedJob, JobRow, ResultsText, TEXT_PIECE_BYTES};
 use crate::upstream::peer::Target;
 use crate::worker::Dialect;
 
@@ -35,7 +36,7 @@ const RETRY_MILLISECONDS: u32 = 1000;
 /// Where a job's log is.
 enum Source {
     Worker(FollowPassage),
-    Store(Box<JobRow>),
+    Store(Arc<EndedJob>),
     /// Nobody has begun to write it; the job's status.
     Nowhere(&'static str),
 }
@@ -59,7 +60,7 @@ impl Front {
                 ctx.passage = Some(Passage::Follow(passage));
                 return Ok(false);
             }
-            Ok(Source::Store(row)) => self.tell_kept(session, &row, position).await,
+            Ok(Source::Store(ended)) => self.tell_kept(session, &ended.row, position).await,
             Ok(Source::Nowhere(status)) => {
                 let event = LogEvent::Status(status.to_owned());
                 begin(session).await?;
@@ -75,7 +76,7 @@ impl Front {
         let until = Instant::now() + WAIT_MAX;
         loop {
             let state = match self.asked(id).await? {
-                Asked::Finished(row) => return Ok(Source::Store(Box::new(row))),
+                Asked::Finished(ended) => return Ok(Source::Store(ended)),
                 Asked::Live(job) => job.state(),
             };
             if let Some(place) = state.place().filter(|_| state.end().is_none()) {

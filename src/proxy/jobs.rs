@@ -19,7 +19,7 @@ use crate::api::{Problem, ProblemCode};
 use crate::auth::Caller;
 use crate::job::{JobId, Place, PoolStatus};
 use crate::queue::{LiveJob, Lookup, explain};
-use crate::store::{JobFilter, JobRow, Logs, ResultsText, StoreError, TEXT_PIECE_BYTES};
+use crate::store::{EndedJob, JobFilter, JobRow, Logs, ResultsText, StoreError, TEXT_PIECE_BYTES};
 use crate::upstream::peer::Target;
 use crate::upstream::{Answer, gate::Turn};
 
@@ -30,7 +30,7 @@ const PAGE_MAX: usize = 1000;
 /// A job that a request is about.
 pub(super) enum Asked {
     Live(Arc<LiveJob>),
-    Finished(JobRow),
+    Finished(Arc<EndedJob>),
 }
 
 impl Front {
@@ -38,7 +38,7 @@ impl Front {
     pub(super) async fn asked(&self, id: &JobId) -> std::result::Result<Asked, Problem> {
         match self.queue.lookup(id).await {
             Ok(Lookup::Live(job)) => Ok(Asked::Live(job)),
-            Ok(Lookup::Finished(row)) => Ok(Asked::Finished(row)),
+            Ok(Lookup::Finished(ended)) => Ok(Asked::Finished(ended)),
             Ok(Lookup::Absent) => Err(Problem::job_not_found()),
             Err(error) => Err(store_problem(&error)),
         }
@@ -73,7 +73,7 @@ impl Front {
                 }
                 None => self.known_status(&job),
             },
-            Ok(Asked::Finished(row)) => return self.final_status(session, &row).await.map(|()| true),
+            Ok(Asked::Finished(ended)) => return self.final_status(session, &ended).await.map(|()| true),
             Err(problem) => return respond::problem(session, &problem).await.map(|()| true),
         };
         respond::text(session, StatusCode::OK, body).await.map(|()| true)
@@ -95,17 +95,17 @@ impl Front {
         Some(StatusPassage { job: Arc::clone(job), to, target, patience, deadline, body: Vec::new(), turn })
     }
 
-    async fn final_status(&self, session: &mut Session, row: &JobRow) -> Result<()> {
-        let outputs = match self.store.outputs(&row.id).await {
-            Ok(outputs) => outputs,
-            Err(error) => return respond::problem(session, &store_problem(&error)).await,
-        };
+    async fn final_status(&self, session: &mut Session, ended: &EndedJob) -> Result<()> {
+        let body = StatusBody::new(&ended.row).with_outputs(ended.outputs.as_ref());
+        if let Some(status) = ended.short_status.as_deref().and_then(|json| std::str::from_utf8(json).ok()) {
+            return respond::text(session, StatusCode::OK, body.whole(Some(status))).await;
+        }
         let sections = [
-            Section::Said(StatusBody::new(row).with_outputs(outputs.as_ref()).begin()),
+            Section::Said(body.begin()),
             Section::Kept { text: ResultsText::WorkerStatus, from: 0, absent: "null" },
             Section::Said(bodies::STATUS_END.to_owned()),
         ];
-        self.send_results(session, &row.run(), sections).await
+        self.send_results(session, &ended.row.run(), sections).await
     }
 
     /// What the pool itself knows of a job that is not finished.
@@ -123,7 +123,7 @@ impl Front {
     pub(super) async fn logs(&self, session: &mut Session, id: &JobId) -> Result<()> {
         let job = match self.asked(id).await {
             Ok(Asked::Live(job)) => job,
-            Ok(Asked::Finished(row)) => return self.kept_logs(session, &row).await,
+            Ok(Asked::Finished(ended)) => return self.kept_logs(session, &ended.row).await,
             Err(problem) => return respond::problem(session, &problem).await,
         };
         let answer = match job.state().place() {
@@ -228,7 +228,7 @@ impl Front {
         }
         let place = match self.asked(id).await? {
             Asked::Live(job) => job.state().place(),
-            Asked::Finished(row) => row.state.place(),
+            Asked::Finished(ended) => ended.row.state.place(),
         };
         let place = place.ok_or_else(not_dispatched)?;
         let to = self.destination(&place)?;

@@ -251,13 +251,16 @@ impl ProxyHttp for Front {
                 error.set_retry(true);
                 Err(error.into_up())
             }
+            passage::Admitted::Refused(status) => {
+                ctx.problem = match &ctx.passage {
+                    Some(Passage::Output(output)) => Some(self.refusal(output, status).await),
+                    Some(_) | None => None,
+                };
+                Err(not_passed_on())
+            }
             passage::Admitted::No(problem) => {
                 ctx.problem = Some(problem);
-                Err(Error::explain(
-                    ErrorType::Custom("not passed on"),
-                    "the worker's answer is not passed on",
-                )
-                .into_up())
+                Err(not_passed_on())
             }
         }
     }
@@ -346,6 +349,10 @@ fn unambiguous(session: &Session) -> std::result::Result<(), Problem> {
 async fn answer(session: &mut Session, problem: &Problem) -> Result<u16> {
     respond::problem(session, problem).await?;
     Ok(problem.code.status().as_u16())
+}
+
+fn not_passed_on() -> pingora::BError {
+    Error::explain(ErrorType::Custom("not passed on"), "the worker's answer is not passed on").into_up()
 }
 
 fn no_passage() -> pingora::BError {

@@ -14,7 +14,7 @@ use super::results::Section;
 use super::{Ctx, Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, listing};
 use crate::job::{JobId, Place};
-use crate::store::{EndedRun, JobRow, KeptFile, OutputsPlace, ResultsText, TEXT_PIECE_BYTES};
+use crate::store::{EndedJob, EndedRun, KeptFile, OutputsPlace, ResultsText, TEXT_PIECE_BYTES};
 use crate::worker::Dialect;
 
 impl Front {
@@ -22,7 +22,8 @@ impl Front {
     pub(super) async fn listing(&self, session: &mut Session, id: &JobId) -> Result<()> {
         let job = match self.asked(id).await {
             Ok(Asked::Live(job)) => job,
-            Ok(Asked::Finished(row)) => {
+            Ok(Asked::Finished(ended)) => {
+                let row = &ended.row;
                 // The kept listing is an object; what is said first takes the place of its brace.
                 let begin = Section::Said(listing::begin(id, row.state.status().as_str()));
                 let rest =
@@ -60,24 +61,6 @@ impl Front {
         })?;
         let small = listing.len() <= TEXT_PIECE_BYTES;
         Ok((listing, (!small).then_some(large)))
-    }
-
-    /// The files that the pool keeps of a job that has ended; `None` when its outputs are on the worker, if anywhere.
-    pub(super) async fn kept_files(
-        &self,
-        row: &JobRow,
-    ) -> std::result::Result<Option<Vec<KeptFile>>, Problem> {
-        if let Some((outcome, _)) = row.state.end()
-            && outcome.is_disproved()
-        {
-            let message = "the outputs are refused: they are not what the worker's key has signed; the job's `error` says what differs";
-            return Err(Problem::new(ProblemCode::WorkerError, message));
-        }
-        match self.store.outputs(&row.id).await.map_err(|error| store_problem(&error))? {
-            Some(OutputsPlace::Kept { files, .. }) => Ok(Some(files)),
-            Some(OutputsPlace::Expired) => Err(expired_problem()),
-            Some(OutputsPlace::ToCollect | OutputsPlace::OnWorker { .. }) | None => Ok(None),
-        }
     }
 
     /// What `look` finds in the kept listing of a run.
@@ -138,14 +121,15 @@ impl Front {
 
     async fn way_to_output(&self, id: &JobId, path: OutputPath) -> std::result::Result<Way, Problem> {
         let (place, listed) = match self.asked(id).await? {
-            Asked::Live(job) => (job.state().place(), Listed::Unknown),
-            Asked::Finished(row) => {
-                if let Some(files) = self.kept_files(&row).await? {
-                    let file = files.into_iter().find(|file| file.name.as_bytes() == path.as_bytes());
+            Asked::Live(job) => (job.state().place(), Listed::Nowhere),
+            Asked::Finished(ended) => {
+                let run = ended.row.run();
+                if let Some(files) = kept_files(&ended)? {
+                    let file = files.iter().find(|file| file.name.as_bytes() == path.as_bytes());
                     let file = file.ok_or_else(|| no_such_output(&path))?;
-                    return Ok(Way::Kept(row.run(), file, path));
+                    return Ok(Way::Kept(run, file.clone(), path));
                 }
-                (row.state.place(), self.listed(&row.run(), &path).await?)
+                (ended.row.state.place(), Listed::In(run))
             }
         };
         let Place { worker, remote } = place.ok_or_else(not_dispatched)?;
@@ -153,17 +137,23 @@ impl Front {
         Ok(Way::Passage(OutputPassage { to, path, remote, at: FileAt::Download, listed }))
     }
 
-    async fn listed(&self, run: &EndedRun, path: &OutputPath) -> std::result::Result<Listed, Problem> {
+    /// What it means that a worker does not give a file.
+    pub(super) async fn refusal(&self, passage: &OutputPassage, status: StatusCode) -> Problem {
+        let is_listed = match &passage.listed {
+            Listed::Yes => Ok(true),
+            Listed::In(run) => self.is_listed(run, &passage.path).await,
+            Listed::Nowhere => Ok(false),
+        };
+        is_listed.map_or_else(|problem| problem, |is_listed| passage.refusal(status, is_listed))
+    }
+
+    async fn is_listed(&self, run: &EndedRun, path: &OutputPath) -> std::result::Result<bool, Problem> {
         let path = path.clone();
         let look = move |text: &str| {
             listing::files(text)
                 .is_some_and(|mut files| files.any(|file| file.name.as_bytes() == path.as_bytes()))
         };
-        Ok(match self.look_at_listing(run, look).await? {
-            None => Listed::Unknown,
-            Some(true) => Listed::Yes,
-            Some(false) => Listed::No,
-        })
+        Ok(self.look_at_listing(run, look).await?.unwrap_or(false))
     }
 
     async fn head_of_output(&self, session: &mut Session, mut passage: OutputPassage) -> Result<()> {
@@ -180,9 +170,28 @@ impl Front {
                     return session.write_response_header(Box::new(head), true).await;
                 }
                 Admitted::TryAgain => {}
+                Admitted::Refused(status) => {
+                    let problem = self.refusal(&passage, status).await;
+                    return respond::problem(session, &problem).await;
+                }
                 Admitted::No(problem) => return respond::problem(session, &problem).await,
             }
         }
+    }
+}
+
+/// The files that the pool keeps of a job that has ended; `None` when its outputs are on the worker, if anywhere.
+pub(super) fn kept_files(job: &EndedJob) -> std::result::Result<Option<&[KeptFile]>, Problem> {
+    if let Some((outcome, _)) = job.row.state.end()
+        && outcome.is_disproved()
+    {
+        let message = "the outputs are refused: they are not what the worker's key has signed; the job's `error` says what differs";
+        return Err(Problem::new(ProblemCode::WorkerError, message));
+    }
+    match &job.outputs {
+        Some(OutputsPlace::Kept { files, .. }) => Ok(Some(files)),
+        Some(OutputsPlace::Expired) => Err(expired_problem()),
+        Some(OutputsPlace::ToCollect | OutputsPlace::OnWorker { .. }) | None => Ok(None),
     }
 }
 

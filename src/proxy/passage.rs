@@ -19,6 +19,7 @@ use crate::api::live_log::EVENT_STREAM;
 use crate::api::{OutputPath, Problem, ProblemCode};
 use crate::pool::Pool;
 use crate::queue::LiveJob;
+use crate::store::EndedRun;
 use crate::upstream::gate::Turn;
 use crate::upstream::peer::{Target, http_peer, request_head};
 use crate::upstream::tls::Dialer;
@@ -86,12 +87,15 @@ pub enum FileAt {
     Outputs,
 }
 
-/// Whether a worker's listing names a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where it is said whether a job has a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listed {
+    /// It was found in the job's listing.
     Yes,
-    No,
-    Unknown,
+    /// In the listing that is kept of this run, if any is.
+    In(EndedRun),
+    /// Nowhere: the job has not ended.
+    Nowhere,
 }
 
 /// What becomes of a worker's answer.
@@ -99,6 +103,8 @@ pub enum Admitted {
     Yes,
     /// The request goes out again, to another path.
     TryAgain,
+    /// The worker does not give the file, with this status: [`OutputPassage::refusal`] says what it means.
+    Refused(StatusCode),
     No(Problem),
 }
 
@@ -385,7 +391,7 @@ impl OutputPassage {
                 self.at = FileAt::Outputs;
                 Ok(Admitted::TryAgain)
             }
-            status => Ok(Admitted::No(self.refusal(status))),
+            status => Ok(Admitted::Refused(status)),
         }
     }
 
@@ -420,13 +426,12 @@ impl OutputPassage {
 
     /// What an error of the worker means. A sandrun worker answers 500 for a file that is not there, so its listing
     /// decides between a missing file and a worker that fails.
-    fn refusal(&self, status: StatusCode) -> Problem {
-        match (status, self.listed) {
-            (StatusCode::NOT_FOUND, Listed::Yes) => {
+    pub fn refusal(&self, status: StatusCode, is_listed: bool) -> Problem {
+        match (status, is_listed) {
+            (StatusCode::NOT_FOUND, true) => {
                 Problem::new(ProblemCode::OutputExpired, "the worker no longer has this job's outputs")
             }
-            (StatusCode::NOT_FOUND, Listed::No | Listed::Unknown)
-            | (StatusCode::FORBIDDEN | StatusCode::INTERNAL_SERVER_ERROR, Listed::No | Listed::Unknown) => {
+            (StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::INTERNAL_SERVER_ERROR, false) => {
                 no_such_output(&self.path)
             }
             (status, _) => {

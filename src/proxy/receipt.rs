@@ -21,14 +21,14 @@ impl Front {
 
     /// A receipt that its worker's key has signed, as JSON: what does not hold is none, however the job came to its end.
     async fn signed_receipt(&self, id: &JobId) -> std::result::Result<String, Problem> {
-        let row = match self.asked(id).await? {
-            Asked::Finished(row) => row,
+        let ended = match self.asked(id).await? {
+            Asked::Finished(ended) => ended,
             Asked::Live(_) => {
                 let message = "the job has not ended: its worker signs when it has";
                 return Err(Problem::new(ProblemCode::NotFinished, message));
             }
         };
-        let Some(worker) = row.state.worker() else {
+        let Some(worker) = ended.row.state.worker() else {
             return Err(no_receipt("no worker has run this job"));
         };
         let look = move |status: &str| match Evidence::in_status(status) {
@@ -42,7 +42,7 @@ impl Front {
             Evidence::Unverifiable => Err(Problem::new(ProblemCode::Unverifiable, UNVERIFIABLE)),
             Evidence::Nothing => Err(no_receipt("the worker that ran this job gives no receipts")),
         };
-        let found = self.look_at(&row.run(), ResultsText::WorkerStatus, look).await?;
+        let found = self.look_at(&ended.row.run(), ResultsText::WorkerStatus, look).await?;
         found.unwrap_or_else(|| Err(no_receipt("the worker's last word on this job is not known")))
     }
 }

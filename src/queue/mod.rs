@@ -23,8 +23,8 @@ use crate::job::{
 use crate::reconcile::Reconciler;
 use crate::spool::Spool;
 use crate::store::{
-    EndedRun, FIRST_VERSION, Inserted, JobRow, NewJob, Reopened, Results, Store, StoreError, Transition,
-    Written,
+    EndedJob, EndedRun, FIRST_VERSION, Inserted, JobRow, NewJob, Reopened, Results, Store, StoreError,
+    Transition, Written,
 };
 use crate::time::{Clock, Timestamp};
 use order::{Class, Place, Taken, Turn, Waiting};
@@ -171,7 +171,7 @@ impl LiveJob {
 /// What the pool knows under an id.
 pub enum Lookup {
     Live(Arc<LiveJob>),
-    Finished(JobRow),
+    Finished(Arc<EndedJob>),
     Absent,
 }
 
@@ -313,7 +313,7 @@ impl Queue {
         loop {
             let job = match self.lookup(id).await? {
                 Lookup::Absent => return Ok(Cancelled::Absent),
-                Lookup::Finished(row) => return Ok(Cancelled::of_ended(row)),
+                Lookup::Finished(ended) => return Ok(Cancelled::of_ended(ended.row.clone())),
                 Lookup::Live(job) => job,
             };
             let row = job.row();
@@ -338,7 +338,7 @@ impl Queue {
             let mut row = match self.lookup(id).await? {
                 Lookup::Absent => return Ok(Retried::Absent),
                 Lookup::Live(job) => return Ok(Retried::NotNow(job.row())),
-                Lookup::Finished(row) => row,
+                Lookup::Finished(ended) => ended.row.clone(),
             };
             let Ok(state) = apply(row.state.clone(), JobEvent::Retried, self.shared.clock.now()) else {
                 return Ok(Retried::NotNow(row));
@@ -529,10 +529,10 @@ impl Queue {
         if let Some(job) = self.shared.live.get(id) {
             return Ok(Lookup::Live(Arc::clone(job.value())));
         }
-        Ok(match self.shared.store.job(id).await? {
-            Some(row) if row.state.is_finished() => Lookup::Finished(row),
+        Ok(match self.shared.store.ended(id).await? {
+            Some(ended) => Lookup::Finished(ended),
             // It became live between the two looks, or is not ours to show.
-            Some(_) | None => match self.shared.live.get(id) {
+            None => match self.shared.live.get(id) {
                 Some(job) => Lookup::Live(Arc::clone(job.value())),
                 None => Lookup::Absent,
             },
@@ -543,7 +543,7 @@ impl Queue {
     pub async fn owner(&self, id: &JobId) -> Result<Option<Option<ClientName>>, StoreError> {
         Ok(match self.lookup(id).await? {
             Lookup::Live(job) => Some(job.client()),
-            Lookup::Finished(row) => Some(row.client),
+            Lookup::Finished(ended) => Some(ended.row.client.clone()),
             Lookup::Absent => None,
         })
     }

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
-    Drain, EndedRun, Idempotency, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Payload,
-    Reopened, Results, ResultsText, Settled, Store, StoreError, TEXT_PIECE_BYTES, Transition, Truncation,
-    Work, Written,
+    Drain, EndedJob, EndedRun, Idempotency, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace,
+    Payload, Reopened, Results, ResultsText, SHORT_TEXT_BYTES, Settled, Store, StoreError, TEXT_PIECE_BYTES,
+    Transition, Truncation, Work, Written,
 };
 use crate::job::{ClientName, JobId, JobState};
 use crate::time::Timestamp;
@@ -189,6 +189,11 @@ impl Store for MemoryStore {
         Ok(self.lock().stored(id).map(|stored| stored.row.clone()))
     }
 
+    async fn ended(&self, id: &JobId) -> Result<Option<Arc<EndedJob>>, StoreError> {
+        let shared = self.lock();
+        Ok(shared.stored(id).filter(|stored| stored.row.state.is_finished()).map(Stored::ended))
+    }
+
     async fn work(&self, id: &JobId) -> Result<Option<Work>, StoreError> {
         Ok(self.lock().stored(id).and_then(|stored| stored.work.as_deref().cloned()))
     }
@@ -232,10 +237,6 @@ impl Store for MemoryStore {
 
     async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<Vec<EndedRun>, StoreError> {
         self.write(|shared| Ok(shared.forget_finished(before, limit))).await
-    }
-
-    async fn outputs(&self, id: &JobId) -> Result<Option<OutputsPlace>, StoreError> {
-        Ok(self.lock().stored(id).and_then(|stored| stored.outputs.clone()))
     }
 
     async fn next_to_collect(&self, except: &[WorkerKey]) -> Result<Option<JobRow>, StoreError> {
@@ -299,6 +300,16 @@ impl Stored {
     fn kept(&self) -> Option<KeptRun> {
         let Some(place @ OutputsPlace::Kept { at, .. }) = &self.outputs else { return None };
         Some(KeptRun { run: self.row.run(), bytes: place.bytes(), kept_at: *at })
+    }
+
+    fn ended(&self) -> Arc<EndedJob> {
+        let status = self.results.as_ref().and_then(|results| results.worker_status.as_ref());
+        let short_status = status.filter(|status| status.len() <= SHORT_TEXT_BYTES);
+        Arc::new(EndedJob {
+            row: self.row.clone(),
+            outputs: self.outputs.clone(),
+            short_status: short_status.map(|status| Bytes::from(status.clone())),
+        })
     }
 }
 

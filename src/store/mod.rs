@@ -3,6 +3,7 @@
 //! [`Store`] is one of the two seams of the pool: [`sqlite`] keeps it on disk, [`memory`] for simulations. Every promise
 //! made here is held by the suite in `suite.rs`, which both run.
 
+mod ended;
 pub mod memory;
 mod outputs;
 pub mod sqlite;
@@ -19,6 +20,7 @@ use crate::job::{ClientName, JobId, JobState, PoolStatus, Priority, Terms};
 use crate::time::Timestamp;
 use crate::worker::WorkerKey;
 
+pub use ended::{EndedJob, SHORT_TEXT_BYTES};
 pub use outputs::{EndedRun, KeptFile, KeptRun, OutputsPlace, Settled};
 
 /// A job as the store knows it, without its payload and manifest.
@@ -263,6 +265,9 @@ pub trait Store: Send + Sync + 'static {
 
     async fn job(&self, id: &JobId) -> Result<Option<JobRow>, StoreError>;
 
+    /// The same of a job that has ended, with what is asked about it most; `None` for any other.
+    async fn ended(&self, id: &JobId) -> Result<Option<Arc<EndedJob>>, StoreError>;
+
     /// Moves a finished job back to `Queued`, from the version it leaves, and drops what was kept of its run: the files of
     /// its outputs are the caller's to remove.
     async fn reopen(&self, step: Transition) -> Result<Reopened, StoreError>;
@@ -310,9 +315,6 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets at most `limit` finished jobs that ended before `before`, and says which, in no order: the files of their outputs
     /// are the caller's to remove.
     async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<Vec<EndedRun>, StoreError>;
-
-    /// Where a finished job's outputs are; `None` for a job that has not ended or that no worker took.
-    async fn outputs(&self, id: &JobId) -> Result<Option<OutputsPlace>, StoreError>;
 
     /// The job submitted first of those whose outputs are to be collected from another worker than these.
     async fn next_to_collect(&self, except: &[WorkerKey]) -> Result<Option<JobRow>, StoreError>;

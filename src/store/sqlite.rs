@@ -7,6 +7,7 @@ mod changes;
 mod outputs;
 mod queries;
 mod reader;
+mod recent;
 mod row;
 mod schema;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,9 +27,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use self::reader::Readers;
+use self::recent::Recent;
 use self::writer::Writer;
 use super::{
-    Drain, EndedRun, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Reopened, Results,
+    Drain, EndedJob, EndedRun, Inserted, JobFilter, JobRow, KeptRun, NewJob, OutputsPlace, Reopened, Results,
     ResultsText, Settled, Store, StoreError, Transition, Work, Written,
 };
 use crate::job::{JobId, JobState};
@@ -51,6 +54,7 @@ pub struct SqliteStore {
     // Dropped in this order: the last connection to close takes the write-ahead log into the file, and only the writer's may.
     readers: Readers,
     writer: Writer,
+    recent: Arc<Recent>,
 }
 
 impl SqliteStore {
@@ -62,12 +66,23 @@ impl SqliteStore {
         let connections = (0..READERS)
             .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
             .collect::<Result<_, _>>()?;
-        Ok(Self { readers: Readers::start(connections)?, writer: Writer::start(connection)? })
+        let (readers, writer) = (Readers::start(connections)?, Writer::start(connection)?);
+        Ok(Self { readers, writer, recent: Arc::new(Recent::new()) })
     }
 
     /// Transactions committed since the store was opened: against the number of changes, how well they share commits.
     pub fn commits(&self) -> u64 {
         self.writer.commits()
+    }
+
+    /// Makes a change of one job that has ended.
+    async fn change_ended<T, F>(&self, id: &JobId, change: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (recent, id) = (Arc::clone(&self.recent), id.clone());
+        self.writer.run_then(change, move |_| recent.forget([&id])).await
     }
 }
 
@@ -83,7 +98,8 @@ impl Store for SqliteStore {
     }
 
     async fn reopen(&self, step: Transition) -> Result<Reopened, StoreError> {
-        self.writer.run(move |connection| changes::reopen(connection, &step)).await
+        let id = step.id.clone();
+        self.change_ended(&id, move |connection| changes::reopen(connection, &step)).await
     }
 
     async fn drop_work(&self, before: Timestamp, limit: usize) -> Result<Vec<JobId>, StoreError> {
@@ -119,6 +135,22 @@ impl Store for SqliteStore {
         self.readers.run(move |connection| queries::job(connection, &id)).await
     }
 
+    async fn ended(&self, id: &JobId) -> Result<Option<Arc<EndedJob>>, StoreError> {
+        if let Some(job) = self.recent.get(id) {
+            return Ok(Some(job));
+        }
+        let (recent, id) = (Arc::clone(&self.recent), id.clone());
+        let read = move |connection: &Connection| {
+            let moment = recent.now();
+            let job = queries::ended(connection, &id)?.map(Arc::new);
+            if let Some(job) = &job {
+                recent.keep(job, moment);
+            }
+            Ok(job)
+        };
+        self.readers.run(read).await
+    }
+
     async fn work(&self, id: &JobId) -> Result<Option<Work>, StoreError> {
         let id = id.clone();
         self.readers.run(move |connection| queries::work(connection, &id)).await
@@ -149,12 +181,14 @@ impl Store for SqliteStore {
     }
 
     async fn forget_finished(&self, before: Timestamp, limit: usize) -> Result<Vec<EndedRun>, StoreError> {
-        self.writer.run(move |connection| changes::forget_finished(connection, before, limit)).await
-    }
-
-    async fn outputs(&self, id: &JobId) -> Result<Option<OutputsPlace>, StoreError> {
-        let id = id.clone();
-        self.readers.run(move |connection| outputs::place(connection, &id)).await
+        let recent = Arc::clone(&self.recent);
+        let forget = move |forgotten: &Result<Vec<EndedRun>, StoreError>| match forgotten {
+            Ok(runs) => recent.forget(runs.iter().map(|run| &run.job)),
+            Err(_) => recent.forget_all(),
+        };
+        self.writer
+            .run_then(move |connection| changes::forget_finished(connection, before, limit), forget)
+            .await
     }
 
     async fn next_to_collect(&self, except: &[WorkerKey]) -> Result<Option<JobRow>, StoreError> {
@@ -164,7 +198,8 @@ impl Store for SqliteStore {
 
     async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError> {
         let run = run.clone();
-        self.writer.run(move |connection| outputs::settle(connection, &run, &to)).await
+        let id = run.job.clone();
+        self.change_ended(&id, move |connection| outputs::settle(connection, &run, &to)).await
     }
 
     async fn refuse_outputs(
@@ -174,7 +209,8 @@ impl Store for SqliteStore {
         reason: String,
     ) -> Result<Settled, StoreError> {
         let run = run.clone();
-        self.writer.run(move |connection| outputs::refuse(connection, &run, &end, &reason)).await
+        let id = run.job.clone();
+        self.change_ended(&id, move |connection| outputs::refuse(connection, &run, &end, &reason)).await
     }
 
     async fn oldest_kept(&self, limit: usize) -> Result<Vec<KeptRun>, StoreError> {

@@ -133,6 +133,12 @@ async fn with(store: &Any, n: u8, job: NewJob, state: JobState) -> JobRow {
     JobRow { version, state, ..row }
 }
 
+/// The `n`th job as it is asked about when it is over.
+pub fn ended_job(n: u8) -> EndedJob {
+    let row = JobRow { state: finished(n.into()), ..new_job(n).row(n.into()) };
+    EndedJob { row, outputs: Some(OutputsPlace::ToCollect), short_status: None }
+}
+
 pub fn ids(rows: &[JobRow]) -> Vec<JobId> {
     rows.iter().map(|row| row.id.clone()).collect()
 }

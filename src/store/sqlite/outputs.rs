@@ -4,7 +4,7 @@ use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::row;
-use crate::job::{JobId, JobState};
+use crate::job::JobState;
 use crate::store::{EndedRun, JobRow, KeptRun, OutputsPlace, Settled};
 use crate::worker::WorkerKey;
 
@@ -69,13 +69,10 @@ pub fn refuse(
     Ok(settled)
 }
 
-pub fn place(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<OutputsPlace>> {
+pub fn place(connection: &Connection, sequence: i64) -> rusqlite::Result<Option<OutputsPlace>> {
     connection
-        .prepare_cached(
-            "SELECT outputs.state, reason, kept_at, files
-             FROM outputs JOIN jobs ON jobs.sequence = outputs.job WHERE jobs.id = ?",
-        )?
-        .query_row(params![id], read)
+        .prepare_cached("SELECT state, reason, kept_at, files FROM outputs WHERE job = ?")?
+        .query_row(params![sequence], read)
         .optional()
 }
 

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use rusqlite::{Connection, MAIN_DB, OptionalExtension, Row, named_params, params};
 
-use super::row;
+use super::{outputs, row};
 use crate::job::JobId;
 use crate::store::{
-    Drain, EndedRun, JobFilter, JobRow, Logs, Payload, Results, ResultsText, TEXT_PIECE_BYTES, Truncation,
-    Work,
+    Drain, EndedJob, EndedRun, JobFilter, JobRow, Logs, Payload, Results, ResultsText, SHORT_TEXT_BYTES,
+    TEXT_PIECE_BYTES, Truncation, Work,
 };
 
 pub fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<JobRow>> {
@@ -25,6 +25,20 @@ pub fn job(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<JobRo
         .prepare_cached(&format!("SELECT {} FROM jobs WHERE id = ?", row::JOB_COLUMNS))?
         .query_row(params![id], row::job)
         .optional()
+}
+
+/// What is known of a job that has ended, all of it as of one commit.
+pub fn ended(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<EndedJob>> {
+    let snapshot = connection.unchecked_transaction()?;
+    let Some(row) = job(&snapshot, id)?.filter(|row| row.state.is_finished()) else { return Ok(None) };
+    let short_status = snapshot
+        .prepare_cached(&format!(
+            "SELECT worker_status FROM results WHERE job = ? AND octet_length(worker_status) <= {SHORT_TEXT_BYTES}"
+        ))?
+        .query_row(params![row.sequence], |found| found.get::<_, String>(0))
+        .optional()?;
+    let outputs = outputs::place(&snapshot, row.sequence)?;
+    Ok(Some(EndedJob { row, outputs, short_status: short_status.map(Bytes::from) }))
 }
 
 pub fn work(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<Work>> {

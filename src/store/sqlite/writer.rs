@@ -38,12 +38,13 @@ trait Change: Send {
     /// The change was not made, or may not have been.
     fn fail(&mut self, error: StoreError);
 
-    /// Tells the caller, who may be gone.
+    /// Does what follows, and tells the caller, who may be gone.
     fn answer(self: Box<Self>);
 }
 
-struct Pending<T, F> {
+struct Pending<T, F, G> {
     change: F,
+    then: G,
     outcome: Option<Result<T, StoreError>>,
     caller: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -71,9 +72,22 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.run_then(change, |_| ()).await
+    }
+
+    /// The same; when it is known what became of the change, and before anybody is told, `then` is done.
+    pub async fn run_then<T, F, G>(&self, change: F, then: G) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        G: FnOnce(&Result<T, StoreError>) + Send + 'static,
+    {
         let (caller, answer) = oneshot::channel();
         let changes = self.changes.as_ref().expect("the queue is closed on drop only");
-        changes.send(Box::new(Pending { change, outcome: None, caller })).await.map_err(|_| stopped())?;
+        changes
+            .send(Box::new(Pending { change, then, outcome: None, caller }))
+            .await
+            .map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -128,10 +142,11 @@ fn try_commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rus
 
 // === impl Pending ===
 
-impl<T, F> Change for Pending<T, F>
+impl<T, F, G> Change for Pending<T, F, G>
 where
     T: Send,
     F: FnMut(&Connection) -> rusqlite::Result<T> + Send,
+    G: FnOnce(&Result<T, StoreError>) + Send,
 {
     fn make(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         self.outcome = Some(Ok((self.change)(connection)?));
@@ -145,6 +160,7 @@ where
     fn answer(self: Box<Self>) {
         let outcome =
             self.outcome.expect("a batch that was committed has made or failed each of its changes");
+        (self.then)(&outcome);
         let _ = self.caller.send(outcome);
     }
 }

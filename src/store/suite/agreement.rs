@@ -146,7 +146,7 @@ async fn everything(store: &Any) -> String {
     let mut known = format!("{:?} {:?}", store.count().await, store.unfinished().await);
     for n in JOBS {
         known += &format!("{:?} {:?}", store.job(&id(n)).await, store.work(&id(n)).await);
-        known += &format!("{:?} {:?}", store.results(&id(n)).await, store.outputs(&id(n)).await);
+        known += &format!("{:?} {:?}", store.results(&id(n)).await, store.ended(&id(n)).await);
     }
     for except in [&[][..], &[key(1)], &[key(1), key(2)]] {
         known += &format!("{:?}", store.next_to_collect(except).await);

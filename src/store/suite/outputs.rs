@@ -39,7 +39,7 @@ async fn settle(store: &Any, run: &EndedRun, to: OutputsPlace) -> Settled {
 }
 
 async fn place(store: &Any, n: u8) -> Option<OutputsPlace> {
-    store.outputs(&id(n)).await.unwrap()
+    store.ended(&id(n)).await.unwrap()?.outputs.clone()
 }
 
 async fn next(store: &Any, except: &[WorkerKey]) -> Option<EndedRun> {
