@@ -153,3 +153,6 @@ impl Reconciler for Departures {
         Ok((!gone.is_empty()).then(|| format!("nothing is left to be done at {}", gone.join(", "))))
     }
 }
+
+#[cfg(test)]
+mod tests;

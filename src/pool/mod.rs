@@ -290,10 +290,9 @@ impl Pool {
     /// Whether the allowlist names a worker with these labels, other than `but`.
     pub fn could_run(&self, requires: &BTreeMap<String, String>, but: Option<WorkerKey>) -> bool {
         let state = self.shared.lock();
-        state
-            .workers
-            .iter()
-            .any(|(key, member)| member.is_listed() && Some(*key) != but && has_labels(requires, &member.spec))
+        state.workers.iter().any(|(key, member)| {
+            member.is_listed() && Some(*key) != but && has_labels(requires, &member.spec)
+        })
     }
 
     /// The worker gets no more jobs; `false` when it is no member.

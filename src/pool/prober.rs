@@ -16,9 +16,9 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{Observed, Pool};
 use super::health::{Flip, IdentityNews};
 use super::membership::Arrival;
+use super::{Observed, Pool};
 use crate::telemetry::audit::{AuditLog, Entry, Event};
 use crate::time::Clock;
 use crate::upstream::Upstream;

@@ -94,7 +94,15 @@ mod tests {
         };
         health.observe(key, Identity::Claimed, Ok(report), NOW);
         let spec = WorkerSpec::for_tests(key).into();
-        WorkerView { spec, health, active_jobs, limit: 2, throttled_until: None, drain: None, removed_since: None }
+        WorkerView {
+            spec,
+            health,
+            active_jobs,
+            limit: 2,
+            throttled_until: None,
+            drain: None,
+            removed_since: None,
+        }
     }
 
     fn why(class: &Class, workers: &[WorkerView]) -> String {
@@ -120,7 +128,10 @@ mod tests {
         let spec = WorkerSpec { labels: gpu.requires.clone(), ..(*removed.spec).clone() };
         (removed.spec, removed.removed_since) = (spec.into(), Some(NOW));
         assert_eq!(why(&gpu, &[worker(1, 0), removed]), none_has);
-        assert_eq!(why(&refused, &[worker(1, 0)]), "the only worker in the list that it could go to has refused it");
+        assert_eq!(
+            why(&refused, &[worker(1, 0)]),
+            "the only worker in the list that it could go to has refused it"
+        );
         assert_eq!(why(&any, &[down]), "the only worker is not healthy");
         assert_eq!(why(&any, &[drained]), "every healthy worker is being drained");
         let key = throttled.spec.key;
