@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::changes::Changes;
 use super::{Member, Pool, State};
 use crate::reconcile::Reconciler;
-use crate::store::{Drain, Store};
+use crate::store::Store;
 use crate::time::Timestamp;
 use crate::upstream::Upstream;
 use crate::worker::{Allowlist, WorkerKey, WorkerSpec};
@@ -116,8 +116,7 @@ impl Pool {
         let member = state.workers.remove(&worker).expect("one that is leaving is there");
         state.slots.remove(worker);
         // An operator's wish holds for when it comes back.
-        let drain: Option<Drain> = member.drain;
-        state.parked_drains.extend(drain.map(|drain| (worker, drain)));
+        state.parked_drains.extend(member.drain.map(|drain| (worker, drain)));
         // Whoever checks it finds it gone.
         member.check.notify_one();
         true

@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::pool::health::Flip;
 use crate::queue::order::Class;
+use crate::store::Drain;
 use crate::upstream::HealthReport;
 use crate::upstream::evidence::Evidence;
 use crate::worker::Dialect;
@@ -28,7 +29,9 @@ fn list(specs: &[WorkerSpec]) -> Allowlist {
 /// A pool of these workers, all of them well.
 fn pool(specs: &[WorkerSpec]) -> Pool {
     let pool = Pool::new(specs.to_vec(), Vec::new(), Identity::Claimed, Arc::default());
-    specs.iter().for_each(|spec| drop(checked(&pool, spec)));
+    for spec in specs {
+        assert_eq!(checked(&pool, spec), Flip::Up);
+    }
     pool
 }
 
