@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::changes::Changes;
-use super::{Member, Pool, State};
+use super::member::Member;
+use super::{Pool, State};
 use crate::reconcile::Reconciler;
 use crate::store::Store;
 use crate::time::Timestamp;

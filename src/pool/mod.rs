@@ -5,6 +5,7 @@
 
 pub mod changes;
 pub mod health;
+mod member;
 pub mod membership;
 pub mod prober;
 pub mod slots;
@@ -23,12 +24,10 @@ use crate::time::Timestamp;
 use crate::upstream::{CheckFailure, Contact, HealthReport, gate::Gate};
 use crate::worker::trust::Identity;
 use crate::worker::{Dialect, WorkerKey, WorkerSpec};
-use health::{Flip, Health, IdentityNews, Standing};
+use health::{Flip, Health, IdentityNews};
+use member::{Carries, Concurrency, Member, Throttle};
 use membership::{Arrival, Listing};
-use slots::{Admission, Slots};
-
-/// Jobs at once on a worker that neither the allowlist nor the worker itself sets a limit for.
-const LIMIT_DEFAULT: u32 = 4;
+use slots::Slots;
 
 /// The first pause after a worker throttles without saying how long; it doubles up to [`THROTTLE_MAX`].
 const THROTTLE_FIRST: Duration = Duration::from_secs(1);
@@ -61,104 +60,6 @@ struct State {
     arrivals: Vec<Arrival>,
     /// Operators' wishes of workers that are no members now.
     parked_drains: BTreeMap<WorkerKey, Drain>,
-}
-
-struct Member {
-    spec: Arc<WorkerSpec>,
-    listing: Listing,
-    /// Held by every attempt at it, too.
-    attempts: Arc<()>,
-    health: Health,
-    /// Where it answered its last check.
-    address: Option<SocketAddr>,
-    gate: Gate,
-    /// Rung to have it checked at once.
-    check: Arc<Notify>,
-    throttle: Option<Throttle>,
-    carries: Option<Carries>,
-    concurrency: Concurrency,
-    drain: Option<Drain>,
-}
-
-/// What a worker that throttled has proved to carry.
-#[derive(Clone, Copy)]
-struct Carries {
-    jobs: u32,
-    /// Jobs that it took since then, or since it was last tried with one more.
-    taken: u32,
-}
-
-/// How a worker throttled us last.
-#[derive(Clone, Copy)]
-struct Throttle {
-    until: Timestamp,
-    pause: Duration,
-}
-
-/// Whether a worker runs jobs beside each other, as far as it has shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Concurrency {
-    Assumed,
-    /// It was seen to be silent while it ran a job: what waits behind that job is forgotten there, so it is
-    /// given one at a time.
-    Serial,
-}
-
-impl Member {
-    /// A worker of the list that has not been checked.
-    fn new(spec: WorkerSpec, drain: Option<Drain>) -> Self {
-        Self {
-            spec: Arc::new(spec),
-            listing: Listing::Listed,
-            attempts: Arc::default(),
-            health: Health::default(),
-            address: None,
-            gate: Gate::default(),
-            check: Arc::default(),
-            throttle: None,
-            carries: None,
-            concurrency: Concurrency::Assumed,
-            drain,
-        }
-    }
-
-    fn is_listed(&self) -> bool {
-        self.listing == Listing::Listed
-    }
-
-    fn has_attempts(&self) -> bool {
-        Arc::strong_count(&self.attempts) > 1
-    }
-
-    /// The most jobs it is given at once: what it says it takes is the ceiling of what the allowlist allows.
-    fn limit(&self) -> u32 {
-        if self.concurrency == Concurrency::Serial && self.health.dialect == Dialect::Sandrun {
-            return 1;
-        }
-        let limit = self.limit_allowed();
-        self.carries.map_or(limit, |carries| carries.jobs.min(limit))
-    }
-
-    fn limit_allowed(&self) -> u32 {
-        let allowed = self.spec.max_concurrent_jobs.map(|limit| limit.get());
-        let advertised = match self.health.standing {
-            Standing::Healthy { capacity, .. } => capacity,
-            Standing::Unchecked | Standing::Distrusted { .. } | Standing::Down { .. } => None,
-        };
-        match (allowed, advertised) {
-            (Some(allowed), Some(advertised)) => allowed.min(advertised),
-            (Some(limit), None) | (None, Some(limit)) => limit,
-            (None, None) => LIMIT_DEFAULT,
-        }
-    }
-
-    fn admission(&self) -> Admission {
-        match (self.health.is_healthy() && self.is_listed() && self.drain.is_none(), self.throttle) {
-            (false, _) => Admission::Closed,
-            (true, Some(throttle)) => Admission::Throttled { until: throttle.until },
-            (true, None) => Admission::Open,
-        }
-    }
 }
 
 fn has_labels(requires: &BTreeMap<String, String>, spec: &WorkerSpec) -> bool {

@@ -1,5 +1,6 @@
 use std::num::NonZeroU32;
 
+use super::member::LIMIT_DEFAULT;
 use super::*;
 use crate::upstream::evidence::Evidence;
 
