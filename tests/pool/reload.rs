@@ -226,30 +226,39 @@ async fn address_of_an_impostor_gets_not_a_byte_of_any_job() {
     assert_eq!((other.taken(), impostor.seen("").len()), (0, 0));
 }
 
+/// Moves a worker with a running job to an impostor's address and back, and sees to it that only its health was asked there.
+async fn only_health_is_asked_at(impostor: &Standin, pool: &Pool, worker: Value, job: &str) {
+    running(pool, job).await;
+    let mut entry = worker.clone();
+    entry["endpoint"] = json!(format!("http://{}", impostor.address()));
+    list(pool, &[entry]);
+    pool.healthy(0).await;
+    pool.run(&[]).await;
+    pool.get(&format!("/logs/{job}")).await;
+    // A job's worker is asked for its status every second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(impostor.seen("").len(), impostor.seen("GET /health").len());
+    list(pool, &[worker]);
+    assert_eq!(pool.finished(job).await["pool_status"], "completed");
+}
+
 #[tokio::test]
-async fn impostor_in_the_clear_is_asked_who_it_is_and_nothing_else() {
-    // One says another name; one says the worker's name and cannot prove it.
-    for (claims, extra) in [(false, ""), (true, "trust: {require: proved}\n")] {
-        let worker = Worker::start(2).await;
-        let impostor = Standin::start(Quirks::second()).await;
-        if claims {
-            impostor.change(|quirks| quirks.identity = Identity::Other(worker.worker_id().to_owned()));
-        }
-        let pool = Pool::start(&[worker.entry()], extra).await;
-        let sleeps: &[(&str, &[u8])] = &[("main.py", b"import time; time.sleep(3)")];
-        let job = pool.submit(sleeps, &json!({"entrypoint": "main.py"})).await;
-        running(&pool, &job).await;
-        let mut entry = worker.entry();
-        entry["endpoint"] = json!(format!("http://{}", impostor.address()));
-        list(&pool, &[entry]);
-        pool.healthy(0).await;
-        pool.run(&[]).await;
-        pool.get(&format!("/logs/{job}")).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        assert_eq!(impostor.seen("").len(), impostor.seen("GET /health").len());
-        list(&pool, &[worker.entry()]);
-        assert_eq!(pool.finished(&job).await["pool_status"], "completed");
-    }
+async fn impostor_in_the_clear_that_has_another_name_is_asked_who_it_is_and_nothing_else() {
+    let a = Standin::start(Quirks::tame()).await;
+    let impostor = Standin::start(Quirks::tame()).await;
+    let pool = Pool::start(&[a.entry(1)], "").await;
+    let job = pool.run(&["run_ms=5000"]).await;
+    only_health_is_asked_at(&impostor, &pool, a.entry(1), &job).await;
+}
+
+#[tokio::test]
+async fn impostor_in_the_clear_that_cannot_prove_its_name_is_asked_who_it_is_and_nothing_else() {
+    let (worker, impostor) = (Worker::start(2).await, Standin::start(Quirks::second()).await);
+    impostor.change(|quirks| quirks.identity = Identity::Other(worker.worker_id().to_owned()));
+    let pool = Pool::start(&[worker.entry()], "trust: {require: proved}\n").await;
+    let sleeps: &[(&str, &[u8])] = &[("main.py", b"import time; time.sleep(5)")];
+    let job = pool.submit(sleeps, &json!({"entrypoint": "main.py"})).await;
+    only_health_is_asked_at(&impostor, &pool, worker.entry(), &job).await;
 }
 
 // --- what the list says ---
