@@ -169,12 +169,21 @@ fn worker(view: &WorkerView, now: Timestamp) -> Value {
         "last_error": view.health.reason(),
         "identity": view.health.identity(),
         "protocol": view.health.dialect,
-        "draining": view.drain.as_ref().map(|drain| json!({
-            "reason": drain.reason, "since": drain.since.as_unix_seconds(),
-        })),
+        "draining": draining(view),
+        "removed_at": view.removed_since.map(Timestamp::as_unix_seconds),
         "throttled_until": view.throttled_until.filter(|until| *until > now).map(Timestamp::as_unix_seconds),
         "labels": view.spec.labels,
     })
+}
+
+/// Why a worker gets no more jobs, and since when: an operator said so, or took it off the list.
+fn draining(view: &WorkerView) -> Option<Value> {
+    let (reason, since) = match (&view.drain, view.removed_since) {
+        (Some(drain), _) => (drain.reason.as_str(), drain.since),
+        (None, Some(since)) => ("it was removed from the list of workers", since),
+        (None, None) => return None,
+    };
+    Some(json!({ "reason": reason, "since": since.as_unix_seconds() }))
 }
 
 #[cfg(test)]

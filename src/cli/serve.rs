@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use super::exit::SETUP;
-use crate::config::{Config, ServeArgs};
+use crate::config::{Config, ServeArgs, WorkersSource};
 
 /// Runs the pool to its end, or says everything that is wrong with its configuration.
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
@@ -21,7 +21,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Ok(config) => crate::server::run(config),
+        Ok(config) => crate::server::run(config, WorkersSource::of(args)),
         Err(errors) => {
             eprintln!("{errors}");
             ExitCode::from(SETUP)

@@ -226,6 +226,23 @@ pub(super) fn read_addresses(value: &Value<'_>) -> Result<Vec<SocketAddr>, Probl
     Ok(addresses)
 }
 
+/// The file of workers that the file names; `None` when it has the list itself, or none that can be read.
+pub(super) fn workers_file(path: &Path) -> Option<PathBuf> {
+    let text = workers::read_text(path).ok()?;
+    let file = path.display().to_string();
+    let source = Source::new(&file, &text);
+    let document = source.parse().ok()??;
+    let value = Value::root(&source, &document).section().ok()?.take("workers")?;
+    named_file(&value, path).ok()
+}
+
+fn named_file(value: &Value<'_>, file: &Path) -> Result<PathBuf, Problem> {
+    value.read(|text| match text {
+        "" => Err("names no file".to_owned()),
+        _ => Ok(file.parent().unwrap_or(Path::new("")).join(text)),
+    })
+}
+
 /// The list itself, or the path of the file that has it, relative to this one.
 fn read_workers(
     top: &mut Section<'_>,
@@ -240,11 +257,7 @@ fn read_workers(
     let read = if value.items().is_some() {
         workers::from_value(&value)
     } else {
-        let path = value.read(|text| match text {
-            "" => Err("names no file".to_owned()),
-            _ => Ok(file.parent().unwrap_or(Path::new("")).join(text)),
-        });
-        path.map_err(|problem| vec![problem]).and_then(|path| workers::from_file(&path))
+        named_file(&value, file).map_err(|problem| vec![problem]).and_then(|path| workers::from_file(&path))
     };
     *listed = Some(read.unwrap_or_else(|found| {
         problems.extend(found);

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 pub use args::ServeArgs;
 pub use problem::{ConfigErrors, Problem};
+pub use workers::WorkersSource;
 
 use crate::api::origins::AllowedOrigins;
 use crate::auth::jwt::JwtConfig;

@@ -50,12 +50,14 @@ pub struct ConfigErrors(Vec<Problem>);
 
 impl ConfigErrors {
     /// `Ok` where there is no problem.
-    pub(super) fn check(mut problems: Vec<Problem>) -> Result<(), Self> {
-        if problems.is_empty() {
-            return Ok(());
-        }
+    pub(super) fn check(problems: Vec<Problem>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self::of(problems)) }
+    }
+
+    /// Of at least one problem.
+    pub(super) fn of(mut problems: Vec<Problem>) -> Self {
         problems.sort_by(|a, b| a.place.cmp(&b.place));
-        Err(Self(problems))
+        Self(problems)
     }
 
     pub fn problems(&self) -> &[Problem] {

@@ -66,6 +66,27 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
+fn workers_are_read_again_from_where_they_were_read() {
+    let inline = format!("workers: {}\n", workers_json());
+    for (text, flag, from) in [
+        ("workers: w.json\n", None, "w.json"),
+        ("workers: gone.json\n", Some("w.json"), "w.json"),
+        (inline.as_str(), Some("w.json"), "w.json"),
+        (inline.as_str(), None, "pool.yaml"),
+    ] {
+        let (directory, mut args) = directory(&[("pool.yaml", text), ("w.json", &workers_json())]);
+        let file = |name: &str| directory.path().join(name);
+        args.workers = flag.map(file);
+        let source = WorkersSource::of(&args);
+        assert_eq!(source.files(), [file(from)]);
+        assert_eq!(source.read().unwrap(), Config::load(&args).unwrap().workers);
+        fs::write(file(from), "colour: red\n").unwrap();
+        let complaint = source.read().unwrap_err().to_string();
+        assert!(complaint.contains(from), "{complaint}");
+    }
+}
+
+#[test]
 fn every_key_is_read() {
     let text = format!(
         r#"

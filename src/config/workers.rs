@@ -1,14 +1,15 @@
 //! Reads the list of workers, from a file of its own or from within the configuration.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::problem::{Place, Problem};
+use super::problem::{ConfigErrors, Place, Problem};
 use super::section::{Section, Source, Value};
-use super::units;
+use super::{Config, ServeArgs, file, units};
 use crate::worker::spec::RepeatedField;
 use crate::worker::{Allowlist, WorkerSpec};
 
@@ -23,6 +24,52 @@ const LABEL_CHARS_MAX: usize = 128;
 
 /// Bytes of a file of the configuration: room for 100,000 workers, and an end for a path that is a device.
 pub(super) const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Where the list of workers is, to be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkersSource {
+    /// A file of its own.
+    File(PathBuf),
+    /// The configuration file that these flags name.
+    Inline(ServeArgs),
+}
+
+impl WorkersSource {
+    /// Where a pool that is started with these flags finds its workers.
+    pub fn of(args: &ServeArgs) -> Self {
+        let named = || args.config.as_deref().and_then(file::workers_file);
+        args.workers.clone().or_else(named).map_or_else(|| Self::Inline(args.clone()), Self::File)
+    }
+
+    /// Reads the list.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, or with the file that it stands in.
+    pub fn read(&self) -> Result<Allowlist, ConfigErrors> {
+        match self {
+            Self::File(path) => from_file(path).map_err(ConfigErrors::of),
+            Self::Inline(args) => Config::load(args).map(|config| config.workers),
+        }
+    }
+
+    /// The file that it is in.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::File(path) => vec![path.clone()],
+            Self::Inline(args) => args.config.iter().cloned().collect(),
+        }
+    }
+}
+
+impl fmt::Display for WorkersSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match self {
+            Self::File(path) => Some(path),
+            Self::Inline(args) => args.config.as_ref(),
+        };
+        path.map_or(Ok(()), |path| path.display().fmt(f))
+    }
+}
 
 /// Reads a whole file of the configuration.
 pub(super) fn read_text(path: &Path) -> Result<String, Problem> {

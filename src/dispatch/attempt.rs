@@ -51,10 +51,9 @@ impl Dispatcher {
         &self,
         job: &LiveJob,
         mut state: JobState,
-        slot: Slot,
+        mut slot: Slot,
         mut sending: Option<CountedGuard>,
     ) {
-        let mut slot = Some(slot);
         loop {
             let next = match state {
                 // What happens to it from here on is another attempt's business.

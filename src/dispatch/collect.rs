@@ -41,14 +41,14 @@ impl Dispatcher {
         job: &LiveJob,
         attempt: &Attempt,
         remote: &RemoteId,
-        slot: &mut Option<Slot>,
+        slot: &mut Slot,
     ) -> Next {
         let fetched = self.fetch_results(job, attempt, remote);
         tokio::pin!(fetched);
         let results = match tokio::time::timeout(COLLECT_WITH_SLOT, &mut fetched).await {
             Ok(results) => results,
             Err(_) => {
-                slot.take();
+                slot.free();
                 fetched.await
             }
         };

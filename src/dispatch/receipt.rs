@@ -270,7 +270,7 @@ mod tests {
         let contact = |endpoint: &str, dialect| {
             let mut spec = crate::worker::WorkerSpec::for_tests(crate::worker::WorkerKey::for_tests(1));
             spec.endpoint = endpoint.parse().unwrap();
-            Contact { spec: spec.into(), dialect, leaf: None }
+            Contact { spec: spec.into(), dialect, leaf: None, is_proven: true }
         };
         for (endpoint, dialect, need) in [
             ("http://127.0.0.1:9", Dialect::V2, Need::Required),

@@ -89,6 +89,16 @@ impl Health {
         matches!(self.standing, Standing::Healthy { .. })
     }
 
+    /// Whether it was the worker that last answered here, known as surely as it must be.
+    pub fn is_proven(&self) -> bool {
+        self.known.is_some() && !self.refused
+    }
+
+    /// What is known of the same worker at another endpoint: what it speaks, and nothing of who is there.
+    pub fn at_another_endpoint(&self) -> Self {
+        Self { dialect: self.dialect, ..Self::default() }
+    }
+
     /// Why it is not healthy, in words.
     pub fn reason(&self) -> Option<&str> {
         match &self.standing {
@@ -270,6 +280,22 @@ mod tests {
         // That it is refused was told before.
         let changed = IdentityNews::Changed { from: Some(Identity::Proved), to: Identity::Claimed };
         assert_eq!(news(report(Some(key.to_string()))), [changed]);
+    }
+
+    #[test]
+    fn who_answers_is_proven_until_somebody_else_does_or_the_endpoint_is_another() {
+        let key = WorkerKey::for_tests(1);
+        let mut health = Health::default();
+        let mut is_proven_after = |checked| {
+            health.identity_news(key, Identity::Claimed, &checked);
+            observe(&mut health, key, checked);
+            (health.is_proven(), health.at_another_endpoint().is_proven())
+        };
+        assert_eq!(is_proven_after(Err(CheckFailure::Unwell("refused".into()))), (false, false));
+        assert_eq!(is_proven_after(report(Some(key.to_string()))), (true, false));
+        assert_eq!(is_proven_after(Err(CheckFailure::Unwell("refused".into()))), (true, false));
+        assert_eq!(is_proven_after(report(Some(WorkerKey::for_tests(2).to_string()))), (false, false));
+        assert_eq!(is_proven_after(report(Some(key.to_string()))), (true, false));
     }
 
     #[test]

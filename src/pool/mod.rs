@@ -3,7 +3,10 @@
 //! A busy slot is a value, [`Slot`]; dropping it frees the slot and rings the dispatcher's bell. `active_jobs` is the number of
 //! live slots, whatever becomes of the task that holds one.
 
+pub mod changes;
 pub mod health;
+mod member;
+pub mod membership;
 pub mod prober;
 pub mod slots;
 
@@ -21,11 +24,10 @@ use crate::time::Timestamp;
 use crate::upstream::{CheckFailure, Contact, HealthReport, gate::Gate};
 use crate::worker::trust::Identity;
 use crate::worker::{Dialect, WorkerKey, WorkerSpec};
-use health::{Flip, Health, IdentityNews, Standing};
-use slots::{Admission, Slots};
-
-/// Jobs at once on a worker that neither the allowlist nor the worker itself sets a limit for.
-const LIMIT_DEFAULT: u32 = 4;
+use health::{Flip, Health, IdentityNews};
+use member::{Carries, Concurrency, Member, Throttle};
+use membership::{Arrival, Listing};
+use slots::Slots;
 
 /// The first pause after a worker throttles without saying how long; it doubles up to [`THROTTLE_MAX`].
 const THROTTLE_FIRST: Duration = Duration::from_secs(1);
@@ -46,81 +48,18 @@ struct Shared {
     required: Identity,
     /// Rung when a worker can take a job that could not before.
     bell: Arc<Notify>,
+    /// Rung when there is a worker that nobody checks yet.
+    arrived: Notify,
 }
 
+#[derive(Default)]
 struct State {
     workers: BTreeMap<WorkerKey, Member>,
     slots: Slots,
-}
-
-struct Member {
-    spec: Arc<WorkerSpec>,
-    health: Health,
-    /// Where it answered its last check.
-    address: Option<SocketAddr>,
-    gate: Gate,
-    /// Rung to have it checked at once.
-    check: Arc<Notify>,
-    throttle: Option<Throttle>,
-    carries: Option<Carries>,
-    concurrency: Concurrency,
-    drain: Option<Drain>,
-}
-
-/// What a worker that throttled has proved to carry.
-#[derive(Clone, Copy)]
-struct Carries {
-    jobs: u32,
-    /// Jobs that it took since then, or since it was last tried with one more.
-    taken: u32,
-}
-
-/// How a worker throttled us last.
-#[derive(Clone, Copy)]
-struct Throttle {
-    until: Timestamp,
-    pause: Duration,
-}
-
-/// Whether a worker runs jobs beside each other, as far as it has shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Concurrency {
-    Assumed,
-    /// It was seen to be silent while it ran a job: what waits behind that job is forgotten there, so it is
-    /// given one at a time.
-    Serial,
-}
-
-impl Member {
-    /// The most jobs it is given at once: what it says it takes is the ceiling of what the allowlist allows.
-    fn limit(&self) -> u32 {
-        if self.concurrency == Concurrency::Serial && self.health.dialect == Dialect::Sandrun {
-            return 1;
-        }
-        let limit = self.limit_allowed();
-        self.carries.map_or(limit, |carries| carries.jobs.min(limit))
-    }
-
-    fn limit_allowed(&self) -> u32 {
-        let allowed = self.spec.max_concurrent_jobs.map(|limit| limit.get());
-        let advertised = match self.health.standing {
-            Standing::Healthy { capacity, .. } => capacity,
-            Standing::Unchecked | Standing::Distrusted { .. } | Standing::Down { .. } => None,
-        };
-        match (allowed, advertised) {
-            (Some(allowed), Some(advertised)) => allowed.min(advertised),
-            (Some(limit), None) | (None, Some(limit)) => limit,
-            (None, None) => LIMIT_DEFAULT,
-        }
-    }
-
-    fn admission(&self) -> Admission {
-        match (self.health.is_healthy() && self.drain.is_none(), self.throttle) {
-            (false, _) => Admission::Closed,
-            (true, Some(throttle)) => Admission::Throttled { until: throttle.until },
-            (true, None) => Admission::Open,
-        }
-    }
+    /// Workers that nobody checks yet.
+    arrivals: Vec<Arrival>,
+    /// Operators' wishes of workers that are no members now.
+    parked_drains: BTreeMap<WorkerKey, Drain>,
 }
 
 fn has_labels(requires: &BTreeMap<String, String>, spec: &WorkerSpec) -> bool {
@@ -134,23 +73,32 @@ fn jitter(worker: WorkerKey, now: Timestamp) -> f64 {
     hasher.finish() as f64 / u64::MAX as f64
 }
 
-/// A worker's busy slot. Dropping it frees the slot.
+/// An attempt's hold on its worker: its busy slot there, and the worker's place among the members. Dropping it lets go of both.
 #[must_use = "dropping a slot frees it"]
 pub struct Slot {
     worker: WorkerKey,
     shared: Arc<Shared>,
+    is_busy: bool,
+    _attempt: Arc<()>,
 }
 
 impl Slot {
     pub fn worker(&self) -> WorkerKey {
         self.worker
     }
+
+    /// Frees the slot for another job while this attempt still has something to ask the worker.
+    pub fn free(&mut self) {
+        if std::mem::take(&mut self.is_busy) {
+            self.shared.lock().slots.release(self.worker);
+            self.shared.bell.notify_one();
+        }
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.shared.lock().slots.release(self.worker);
-        self.shared.bell.notify_one();
+        self.free();
     }
 }
 
@@ -163,6 +111,14 @@ pub struct WorkerView {
     pub limit: u32,
     pub throttled_until: Option<Timestamp>,
     pub drain: Option<Drain>,
+    /// Since when it is no longer listed.
+    pub removed_since: Option<Timestamp>,
+}
+
+/// What a health check has changed.
+pub struct Observed {
+    pub flip: Flip,
+    pub identity: Vec<IdentityNews>,
 }
 
 impl Shared {
@@ -189,53 +145,42 @@ impl Pool {
         required: Identity,
         bell: Arc<Notify>,
     ) -> Self {
-        let mut drains: BTreeMap<_, _> = drains.into_iter().map(|drain| (drain.worker, drain)).collect();
-        let workers: BTreeMap<_, _> = allowlist
-            .into_iter()
-            .map(|spec| {
-                let member = Member {
-                    drain: drains.remove(&spec.key),
-                    spec: Arc::new(spec),
-                    health: Health::default(),
-                    address: None,
-                    gate: Gate::default(),
-                    check: Arc::default(),
-                    throttle: None,
-                    carries: None,
-                    concurrency: Concurrency::Assumed,
-                };
-                (member.spec.key, member)
-            })
-            .collect();
-        let keys: Vec<_> = workers.keys().copied().collect();
-        let mut state = State { workers, slots: Slots::default() };
-        for key in keys {
-            state.settle(key);
+        let parked_drains = drains.into_iter().map(|drain| (drain.worker, drain)).collect();
+        let mut state = State { parked_drains, ..State::default() };
+        for spec in allowlist {
+            state.join(spec);
         }
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), required, bell }) }
+        let shared = Shared { state: Mutex::new(state), required, bell, arrived: Notify::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn slot(&self, member: &Member) -> Slot {
+        Slot {
+            worker: member.spec.key,
+            shared: Arc::clone(&self.shared),
+            is_busy: true,
+            _attempt: Arc::clone(&member.attempts),
+        }
     }
 
     /// Takes a slot for a job of this class.
     pub fn claim(&self, class: &Class, now: Timestamp) -> Option<Slot> {
         let mut state = self.shared.lock();
-        let State { workers, slots } = &mut *state;
+        let State { workers, slots, .. } = &mut *state;
         let worker = slots.claim(now, |worker| {
             Some(worker) != class.refused_by
                 && workers.get(&worker).is_some_and(|member| has_labels(&class.requires, &member.spec))
         })?;
-        drop(state);
-        Some(Slot { worker, shared: Arc::clone(&self.shared) })
+        Some(self.slot(&workers[&worker]))
     }
 
-    /// Takes a slot on the worker that has a job already, even beyond its limit; `None` when the allowlist no longer names it.
+    /// Takes a slot on the worker that has a job already, even beyond its limit; `None` when it is no member.
     pub fn occupy(&self, worker: WorkerKey) -> Option<Slot> {
         let mut state = self.shared.lock();
-        if !state.workers.contains_key(&worker) {
-            return None;
-        }
-        state.slots.occupy(worker);
-        drop(state);
-        Some(Slot { worker, shared: Arc::clone(&self.shared) })
+        let State { workers, slots, .. } = &mut *state;
+        let member = workers.get(&worker)?;
+        slots.occupy(worker);
+        Some(self.slot(member))
     }
 
     /// When a throttled worker may be tried again.
@@ -246,15 +191,17 @@ impl Pool {
     /// Whether the allowlist names a worker with these labels, other than `but`.
     pub fn could_run(&self, requires: &BTreeMap<String, String>, but: Option<WorkerKey>) -> bool {
         let state = self.shared.lock();
-        state.workers.iter().any(|(key, member)| Some(*key) != but && has_labels(requires, &member.spec))
+        state.workers.iter().any(|(key, member)| {
+            member.is_listed() && Some(*key) != but && has_labels(requires, &member.spec)
+        })
     }
 
-    /// The worker gets no more jobs; `false` when the allowlist does not name it.
+    /// The worker gets no more jobs; `false` when it is no member.
     pub fn drain(&self, drain: Drain) -> bool {
         self.change(drain.worker, |member| member.drain = Some(drain)).is_some()
     }
 
-    /// The worker gets jobs again; `false` when the allowlist does not name it.
+    /// The worker gets jobs again; `false` when it is no member.
     pub fn resume(&self, worker: WorkerKey) -> bool {
         self.change(worker, |member| member.drain = None).is_some()
     }
@@ -263,12 +210,18 @@ impl Pool {
         let state = self.shared.lock();
         let member = state.workers.get(&worker)?;
         let Health { dialect, leaf, .. } = &member.health;
-        Some(Contact { spec: Arc::clone(&member.spec), dialect: *dialect, leaf: leaf.clone() })
+        Some(Contact {
+            spec: Arc::clone(&member.spec),
+            dialect: *dialect,
+            leaf: leaf.clone(),
+            is_proven: member.health.is_proven(),
+        })
     }
 
-    /// The address to reach a worker at, if it has ever answered.
+    /// The address to reach a worker at, if it has shown there that it is the worker.
     pub fn address(&self, worker: WorkerKey) -> Option<SocketAddr> {
-        self.shared.lock().workers.get(&worker)?.address
+        let state = self.shared.lock();
+        state.workers.get(&worker).filter(|member| member.health.is_proven())?.address
     }
 
     /// The gate before calls that a worker of the sandrun kind answers one at a time.
@@ -290,32 +243,25 @@ impl Pool {
         self.shared.lock().workers.get(&worker).is_some_and(|member| member.health.is_healthy())
     }
 
-    /// What a health check shows of who the worker is that the one before did not; to be asked before it is taken in.
-    pub fn identity_news(
-        &self,
-        worker: WorkerKey,
-        checked: &Result<HealthReport, CheckFailure>,
-    ) -> Vec<IdentityNews> {
-        let mut state = self.shared.lock();
-        let member = state.workers.get_mut(&worker);
-        member
-            .map(|member| member.health.identity_news(worker, self.shared.required, checked))
-            .unwrap_or_default()
-    }
-
-    /// Takes in the result of a health check.
+    /// Takes in the result of a health check at this endpoint.
     pub fn observe(
         &self,
-        worker: WorkerKey,
+        checked_at: &WorkerSpec,
         checked: Result<HealthReport, CheckFailure>,
         now: Timestamp,
-    ) -> Flip {
-        let flip = self.change(worker, |member| {
+    ) -> Observed {
+        let (worker, required) = (checked_at.key, self.shared.required);
+        let observed = self.change(worker, |member| {
+            // What is found at one endpoint says nothing of another.
+            if member.spec.endpoint != checked_at.endpoint {
+                return Observed { flip: Flip::None, identity: Vec::new() };
+            }
             let answered_at = checked.as_ref().ok().and_then(|report| report.address);
             member.address = answered_at.or(member.address);
-            member.health.observe(worker, self.shared.required, checked, now)
+            let identity = member.health.identity_news(worker, required, &checked);
+            Observed { flip: member.health.observe(worker, required, checked, now), identity }
         });
-        flip.unwrap_or(Flip::None)
+        observed.unwrap_or(Observed { flip: Flip::None, identity: Vec::new() })
     }
 
     /// Takes in a failed contact: the worker is given nothing more until a check finds it well, and one is made soon.
@@ -381,21 +327,20 @@ impl Pool {
         self.shared.lock().slots.active(worker)
     }
 
-    /// The pause until a worker's next check, and the bell that cuts it short.
-    fn next_check(
-        &self,
-        worker: WorkerKey,
-        interval: Duration,
-        now: Timestamp,
-    ) -> Option<(Duration, Arc<Notify>)> {
+    /// The pause until the next check of a worker; `None` when it is gone.
+    fn next_check(&self, arrival: &Arrival, interval: Duration, now: Timestamp) -> Option<Duration> {
         let state = self.shared.lock();
-        let member = state.workers.get(&worker)?;
-        let pause = member.health.next_check_after(interval, jitter(worker, now));
-        Some((pause, Arc::clone(&member.check)))
+        let member = state.workers.get(&arrival.worker)?;
+        let is_same = Arc::ptr_eq(&member.check, &arrival.check);
+        is_same.then(|| member.health.next_check_after(interval, jitter(arrival.worker, now)))
     }
 
-    pub fn keys(&self) -> Vec<WorkerKey> {
-        self.shared.lock().workers.keys().copied().collect()
+    /// Whether the pool knows its workers: one is well, or every one was asked.
+    fn knows_its_workers(&self) -> bool {
+        let state = self.shared.lock();
+        let mut members = state.workers.values();
+        members.clone().any(|member| member.health.is_healthy())
+            || members.all(|member| member.health.checked_at.is_some())
     }
 
     pub fn view(&self) -> Vec<WorkerView> {
@@ -407,6 +352,10 @@ impl Pool {
             limit: member.limit(),
             throttled_until: member.throttle.map(|throttle| throttle.until),
             drain: member.drain.clone(),
+            removed_since: match member.listing {
+                Listing::Listed => None,
+                Listing::Removed { since } => Some(since),
+            },
         };
         state.workers.iter().map(view).collect()
     }

@@ -1,11 +1,11 @@
-//! Asks every worker how it is: all at once at the start, then each in its own rhythm.
+//! Asks every worker how it is: all at once at the start and each new one when it comes, then each in its own rhythm until it is gone.
 //!
 //! Each worker has its own set of one backend in Pingora's load balancer, which calls `IdentityCheck` and counts its results;
 //! when to ask is ours to say, because a worker that is down is asked sooner than one that is well. A worker that does not answer delays no other.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,8 +16,9 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::Pool;
 use super::health::{Flip, IdentityNews};
+use super::membership::Arrival;
+use super::{Observed, Pool};
 use crate::telemetry::audit::{AuditLog, Entry, Event};
 use crate::time::Clock;
 use crate::upstream::Upstream;
@@ -31,7 +32,8 @@ pub struct Prober {
     pool: Pool,
     check: IdentityCheck,
     interval: Duration,
-    unchecked: AtomicUsize,
+    /// Once it has: a worker that comes later makes no stranger of the pool.
+    has_looked_around: AtomicBool,
 }
 
 /// Asks one worker for `/health` and compares the identity in it with the allowlisted one.
@@ -53,16 +55,17 @@ impl Prober {
         interval: Duration,
         audit: AuditLog,
     ) -> Self {
-        let unchecked = AtomicUsize::new(pool.keys().len());
         let permits = Arc::new(Semaphore::new(CHECKS_MAX));
         let check = IdentityCheck { pool: pool.clone(), upstream, clock, permits, audit };
-        Self { pool, check, interval, unchecked }
+        Self { pool, check, interval, has_looked_around: AtomicBool::new(false) }
     }
 
     /// Whether the pool knows its workers: one is well, or every one was asked.
     pub fn has_looked_around(&self) -> bool {
-        self.unchecked.load(Ordering::Acquire) == 0
-            || self.pool.keys().iter().any(|worker| self.pool.is_healthy(*worker))
+        if self.pool.knows_its_workers() {
+            self.has_looked_around.store(true, Ordering::Release);
+        }
+        self.has_looked_around.load(Ordering::Acquire)
     }
 
     /// Asks one worker now, beside its rhythm.
@@ -74,19 +77,26 @@ impl Prober {
     /// Asks for ever; ends by being dropped.
     pub async fn run(self: Arc<Self>) {
         let mut workers = JoinSet::new();
-        for worker in self.pool.keys() {
-            workers.spawn(Arc::clone(&self).watch(worker));
+        loop {
+            tokio::select! {
+                // In one order, so that a simulation can be run again.
+                biased;
+                arrivals = self.pool.arrivals() => {
+                    for arrival in arrivals {
+                        workers.spawn(Arc::clone(&self).watch(arrival));
+                    }
+                }
+                Some(_) = workers.join_next() => {}
+            }
         }
-        while workers.join_next().await.is_some() {}
     }
 
-    async fn watch(self: Arc<Self>, worker: WorkerKey) {
-        let backends = self.check.backends(worker).await;
+    async fn watch(self: Arc<Self>, arrival: Arrival) {
+        let backends = self.check.backends(arrival.worker).await;
         backends.run_health_check(false).await;
-        self.unchecked.fetch_sub(1, Ordering::AcqRel);
-        while let Some((pause, bell)) = self.pool.next_check(worker, self.interval, self.check.clock.now()) {
+        while let Some(pause) = self.pool.next_check(&arrival, self.interval, self.check.clock.now()) {
             // Rung or not, the worker is asked; a ring that comes while it is asked is kept for the next turn.
-            let _ = tokio::time::timeout(pause, bell.notified()).await;
+            let _ = tokio::time::timeout(pause, arrival.check.notified()).await;
             backends.run_health_check(false).await;
         }
     }
@@ -108,7 +118,8 @@ impl IdentityCheck {
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let report = self.upstream.health(&contact.spec).await;
         let answered = report.as_ref().map(|_| ()).map_err(|failure| failure.reason().to_owned());
-        for news in self.pool.identity_news(worker, &report) {
+        let Observed { flip, identity } = self.pool.observe(&contact.spec, report, self.clock.now());
+        for news in identity {
             self.audit.record(match news {
                 IdentityNews::Changed { from, to } => {
                     Entry::new(Event::IdentityChange, json!({ "worker_id": worker, "from": from, "to": to }))
@@ -118,7 +129,7 @@ impl IdentityCheck {
                 }
             });
         }
-        match self.pool.observe(worker, report, self.clock.now()) {
+        match flip {
             Flip::Up => log::info!("worker {worker} at {} is healthy", contact.spec.endpoint),
             Flip::Down => log::warn!("worker {worker} at {} is down", contact.spec.endpoint),
             Flip::None => {}

@@ -62,6 +62,15 @@ impl Slots {
         });
     }
 
+    /// Lets go of a worker without active jobs.
+    pub fn remove(&mut self, key: WorkerKey) {
+        self.change(key, |load| {
+            assert_eq!(load.active, 0, "a worker with active jobs stays");
+            load.admission = Admission::Closed;
+        });
+        self.loads.remove(&key);
+    }
+
     /// Takes a slot on the next worker that `accepts`, if any can take a job now.
     pub fn claim(&mut self, now: Timestamp, accepts: impl Fn(WorkerKey) -> bool) -> Option<WorkerKey> {
         self.open_what_is_due(now);
@@ -173,6 +182,15 @@ mod tests {
         slots.set(keys[1], 4, Admission::Closed);
         assert_eq!(slots.claim(NOW, |_| true), None);
         assert_eq!(slots.active(keys[0]), 1);
+    }
+
+    #[test]
+    fn a_worker_that_is_let_go_is_given_nothing_and_opens_never() {
+        let (mut slots, keys) = slots(&[1, 1]);
+        let until = NOW.plus(std::time::Duration::from_secs(1));
+        slots.set(keys[1], 1, Admission::Throttled { until });
+        keys.iter().for_each(|key| slots.remove(*key));
+        assert_eq!((slots.claim(until, |_| true), slots.next_opening(NOW)), (None, None));
     }
 
     #[test]

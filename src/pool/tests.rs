@@ -1,5 +1,6 @@
 use std::num::NonZeroU32;
 
+use super::member::LIMIT_DEFAULT;
 use super::*;
 use crate::upstream::evidence::Evidence;
 
@@ -15,15 +16,14 @@ fn pool(limits: &[Option<u32>]) -> (Pool, Vec<WorkerKey>) {
     (Pool::new(allowlist.collect(), Vec::new(), Identity::Claimed, Arc::default()), keys)
 }
 
+fn report(key: WorkerKey, dialect: Dialect, capacity: Option<u32>) -> HealthReport {
+    let address = Some("127.0.0.1:9".parse().unwrap());
+    HealthReport { worker_id: Some(key.to_string()), dialect, capacity, address, evidence: Evidence::Claimed }
+}
+
 fn well(pool: &Pool, key: WorkerKey, capacity: Option<u32>) {
-    let report = HealthReport {
-        worker_id: Some(key.to_string()),
-        dialect: Dialect::V2,
-        capacity,
-        address: None,
-        evidence: Evidence::Claimed,
-    };
-    pool.observe(key, Ok(report), NOW);
+    let spec = pool.contact(key).unwrap().spec;
+    pool.observe(&spec, Ok(report(key, Dialect::V2, capacity)), NOW);
 }
 
 #[test]
@@ -71,14 +71,8 @@ fn a_throttled_worker_waits_as_long_as_it_asked_and_longer_each_time_when_it_did
 #[test]
 fn a_serial_worker_is_given_one_job_at_a_time() {
     let (pool, keys) = pool(&[Some(4)]);
-    let report = HealthReport {
-        worker_id: Some(keys[0].to_string()),
-        dialect: Dialect::Sandrun,
-        capacity: None,
-        address: None,
-        evidence: Evidence::Claimed,
-    };
-    pool.observe(keys[0], Ok(report), NOW);
+    let spec = WorkerSpec::for_tests(keys[0]);
+    pool.observe(&spec, Ok(report(keys[0], Dialect::Sandrun, None)), NOW);
     pool.seen_serial(keys[0]);
     let _slot = pool.claim(&Class::default(), NOW).unwrap();
     assert!(pool.claim(&Class::default(), NOW).is_none());

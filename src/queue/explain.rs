@@ -7,14 +7,15 @@ use crate::time::Timestamp;
 
 /// Why a job of this class waits, as the workers are now; `ahead` are the jobs before it.
 pub fn reason(class: &Class, ahead: usize, workers: &[WorkerView], now: Timestamp) -> String {
-    let fit: Vec<_> = workers.iter().filter(|worker| has_labels(class, worker)).collect();
+    let listed = workers.iter().filter(|worker| worker.removed_since.is_none());
+    let fit: Vec<_> = listed.filter(|worker| has_labels(class, worker)).collect();
     if fit.is_empty() {
-        return format!("no worker has {}", labels(class));
+        return format!("no worker in the list has {}; it waits until one that has is added", labels(class));
     }
     let allowed: Vec<_> =
         fit.into_iter().filter(|worker| Some(worker.spec.key) != class.refused_by).collect();
     if allowed.is_empty() {
-        return "the only worker that it could go to has refused it".to_owned();
+        return "the only worker in the list that it could go to has refused it".to_owned();
     }
     let healthy: Vec<_> = allowed.iter().filter(|worker| worker.health.is_healthy()).collect();
     if healthy.is_empty() {
@@ -93,7 +94,15 @@ mod tests {
         };
         health.observe(key, Identity::Claimed, Ok(report), NOW);
         let spec = WorkerSpec::for_tests(key).into();
-        WorkerView { spec, health, active_jobs, limit: 2, throttled_until: None, drain: None }
+        WorkerView {
+            spec,
+            health,
+            active_jobs,
+            limit: 2,
+            throttled_until: None,
+            drain: None,
+            removed_since: None,
+        }
     }
 
     fn why(class: &Class, workers: &[WorkerView]) -> String {
@@ -113,8 +122,16 @@ mod tests {
         let drain = Drain { worker: drained.spec.key, reason: "disk".into(), since: NOW };
         drained.drain = Some(drain);
         assert_eq!(why(&any, &[worker(1, 2), worker(2, 2)]), "2 healthy workers, both at their limit");
-        assert_eq!(why(&gpu, &[worker(1, 0)]), "no worker has label gpu=a100");
-        assert_eq!(why(&refused, &[worker(1, 0)]), "the only worker that it could go to has refused it");
+        let none_has = "no worker in the list has label gpu=a100; it waits until one that has is added";
+        assert_eq!(why(&gpu, &[worker(1, 0)]), none_has);
+        let mut removed = worker(2, 0);
+        let spec = WorkerSpec { labels: gpu.requires.clone(), ..(*removed.spec).clone() };
+        (removed.spec, removed.removed_since) = (spec.into(), Some(NOW));
+        assert_eq!(why(&gpu, &[worker(1, 0), removed]), none_has);
+        assert_eq!(
+            why(&refused, &[worker(1, 0)]),
+            "the only worker in the list that it could go to has refused it"
+        );
         assert_eq!(why(&any, &[down]), "the only worker is not healthy");
         assert_eq!(why(&any, &[drained]), "every healthy worker is being drained");
         let key = throttled.spec.key;

@@ -10,6 +10,7 @@ mod listen;
 mod reload;
 mod signals;
 pub mod tls;
+mod workers;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -29,7 +30,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::Gate;
 use crate::auth::limits::Usage;
-use crate::config::{Config, InspectMode, OutputsConfig};
+use crate::config::{Config, InspectMode, OutputsConfig, WorkersSource};
 use crate::dispatch::{self, DispatchConfig, Dispatcher};
 use crate::outputs::Outputs;
 use crate::outputs::collect::Collector;
@@ -37,6 +38,7 @@ use crate::outputs::expire::ExpireOutputs;
 use crate::outputs::policy::KeepConfig;
 use crate::outputs::quota::Quota;
 use crate::pool::Pool;
+use crate::pool::membership::Departures;
 use crate::pool::prober::Prober;
 use crate::proxy::{Front, FrontConfig, LARGE_ANSWERS_MAX, Shutdown};
 use crate::queue::{LiveJob, Queue, QueueDeadlines};
@@ -58,6 +60,7 @@ use listen::Reserved;
 use reload::{Reloading, Watched};
 use signals::DrainOnSignal;
 use tls::Tls;
+use workers::Roster;
 
 /// Between two looks whether uploads have room: a client that was refused is told to come back after ten seconds.
 const ROOM_PERIOD: Duration = Duration::from_secs(1);
@@ -67,6 +70,9 @@ const RETENTION_PERIOD: Duration = Duration::from_secs(60);
 
 /// Between two looks for jobs that have waited for too long.
 const DEADLINE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Between two looks for workers that are no longer listed and have nothing left to do.
+const DEPARTURES_PERIOD: Duration = Duration::from_secs(1);
 
 /// Threads that send payloads to workers and follow jobs.
 const DISPATCH_THREADS: usize = 2;
@@ -96,14 +102,14 @@ const UPSTREAM_IDLE_MAX: usize = 128;
 /// Tries of one request that passes through: a kept connection may be dead, and a worker may serve files at another path.
 const PROXY_TRIES: usize = 3;
 
-/// Runs a pool until it is told to stop.
-pub fn run(config: Config) -> ExitCode {
+/// Runs a pool until it is told to stop; its list of workers is read again from `workers`.
+pub fn run(config: Config, workers: WorkersSource) -> ExitCode {
     telemetry::log_to_stderr(config.log);
     log::info!("limits in force:\n{config}");
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
-    match Assembly::new(config) {
+    match Assembly::new(config, workers) {
         Ok(assembly) => {
             assembly.run();
             ExitCode::SUCCESS
@@ -141,7 +147,7 @@ struct Assembly {
 }
 
 impl Assembly {
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config, source: WorkersSource) -> Result<Self, String> {
         // Two TLS providers would be compiled in by features of other crates; the choice is made here, once.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let lock = data::lock(&config.data)?;
@@ -180,6 +186,14 @@ impl Assembly {
         let upstream = HttpUpstream::new(Arc::clone(&spool), dialer.clone(), timeouts);
         let upstream: Arc<dyn Upstream> = Arc::new(upstream.map_err(|error| error.to_string())?);
         let audit = AuditLog::open(config.data.join(audit::FILE_NAME))?;
+        let roster = Roster {
+            source,
+            pool: pool.clone(),
+            upstream: Arc::clone(&upstream),
+            clock: clock.clone(),
+            audit: audit.clone(),
+        };
+        watched.push(roster.watch()?);
         let interval = config.health.interval;
         let prober = Prober::new(pool.clone(), Arc::clone(&upstream), clock.clone(), interval, audit.clone());
         let parts = dispatch::Parts {
@@ -242,6 +256,7 @@ impl Assembly {
         dispatching.threads = Some(DISPATCH_THREADS);
         server.add_service(dispatching);
         server.add_service(background_service("health", Probing(Arc::clone(&self.prober))));
+        self.add_departures(&mut server);
         self.add_outputs(&mut server);
         let room = UploadRoom { store: Arc::clone(&self.store), spool: Arc::clone(&self.spool) };
         server.add_service(background_service(
@@ -276,6 +291,19 @@ impl Assembly {
         let (dispatcher, shutdown, audit) = (self.dispatcher, self.shutdown, self.audit);
         let signals = DrainOnSignal { dispatcher, shutdown, audit, hangup, timeout };
         server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    }
+
+    /// What lets go of workers that are no longer listed.
+    fn add_departures(&self, server: &mut Server) {
+        let fetches = !self.config.outputs.keep.is_zero();
+        let departures = Departures {
+            pool: self.pool.clone(),
+            upstream: Arc::clone(&self.upstream),
+            outputs: fetches.then(|| Arc::clone(&self.store)),
+        };
+        let (clock, period) = (self.clock.clone(), DEPARTURES_PERIOD);
+        let departures = Reconciling { reconciler: departures, clock, period };
+        server.add_service(background_service("departures", departures));
     }
 
     /// What fetches outputs, and what lets go of them.

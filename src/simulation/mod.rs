@@ -1,6 +1,6 @@
 //! The whole pool under faults, in simulated time: real queue, dispatcher, pool and prober over the store in memory and a world of
-//! workers that crash, forget, throttle, refuse, hang, and lose, garble or delay answers, clients that cancel and retry, and a clock that is
-//! set ahead and back. A crash of the pool drops everything but the store.
+//! workers that crash, forget, throttle, refuse, hang, and lose, garble or delay answers, clients that cancel and retry, an operator who takes
+//! workers off the list and puts them back, and a clock that is set ahead and back. A crash of the pool drops everything but the store.
 //!
 //! A seed is a history; the same seed is the same history. After each one:
 //!
@@ -27,15 +27,16 @@ use tokio::time::{Instant, sleep};
 use crate::dispatch::{DispatchConfig, Dispatcher, Parts};
 use crate::job::{DefaultTerms, JobId, OnUnknown, OnWorkerLost, Priority, Terms};
 use crate::pool::Pool;
+use crate::pool::membership::Departures;
 use crate::pool::prober::Prober;
 use crate::queue::{Queue, QueueDeadlines, Retried, explain};
-use crate::reconcile;
+use crate::reconcile::{self, Reconciler};
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Drain, Inserted, JobFilter, NewJob, Payload, Store, Work};
 use crate::telemetry::audit::AuditLog;
 use crate::time::{Clock, Timestamp};
 use crate::worker::trust::Identity;
-use crate::worker::{WorkerKey, WorkerSpec};
+use crate::worker::{Allowlist, WorkerKey, WorkerSpec};
 use world::World;
 
 const JOBS: u32 = 50;
@@ -89,15 +90,16 @@ impl Life {
             Duration::from_secs(30),
             AuditLog::none(),
         );
+        let outputs = None;
+        let departures = Departures { pool: pool.clone(), upstream: Arc::clone(&upstream), outputs };
         let parts =
             Parts { queue: queue.clone(), pool: pool.clone(), store, upstream, clock: clock.clone(), bell };
         let dispatcher = Dispatcher::new(parts, CONFIG);
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::new(prober).run());
         tasks.spawn(dispatcher.run(under_way));
-        let deadlines = QueueDeadlines(queue.clone());
-        let every = clock.clone();
-        tasks.spawn(async move { reconcile::run(&deadlines, &every, Duration::from_secs(1)).await });
+        tasks.spawn(every_second(QueueDeadlines(queue.clone()), clock.clone()));
+        tasks.spawn(every_second(departures, clock.clone()));
         Self { queue, pool, tasks }
     }
 
@@ -109,6 +111,10 @@ impl Life {
         self.crash().await;
         Self::begin(store, world, clock).await
     }
+}
+
+async fn every_second(reconciler: impl Reconciler, clock: Clock) {
+    reconcile::run(&reconciler, &clock, Duration::from_secs(1)).await;
 }
 
 /// One history.
@@ -185,6 +191,8 @@ impl History {
                 26..32 => self.retry_one(&life).await,
                 32..35 => self.drain_one(&life).await,
                 35..38 => self.resume_all(&life).await,
+                41..44 => self.list_some(&life),
+                44..47 => self.list_all(&life),
                 38..41 => {
                     let micros = self.rng.random_range(-JUMP_MICROS_MAX..JUMP_MICROS_MAX);
                     if micros < 0 {
@@ -201,6 +209,7 @@ impl History {
         self.store.fail_writes(0, Fault::Full);
         self.world.calm();
         self.resume_all(&life).await;
+        self.list_all(&life);
         while self.unfinished().await > 0 || life.pool.view().iter().any(|worker| worker.active_jobs > 0) {
             assert!(
                 begun.elapsed() < TIME_MAX,
@@ -306,6 +315,30 @@ impl History {
                 life.pool.resume(worker);
             }
         }
+    }
+
+    fn list_all(&self, life: &Life) {
+        self.list(life, &self.world.keys());
+    }
+
+    /// Takes workers off the list, but for one or more.
+    fn list_some(&mut self, life: &Life) {
+        let mut keys = self.world.keys();
+        for _ in 0..self.rng.random_range(1..keys.len()) {
+            keys.swap_remove(self.rng.random_range(0..keys.len()));
+        }
+        self.list(life, &keys);
+    }
+
+    fn list(&self, life: &Life, keys: &[WorkerKey]) {
+        let specs = keys.iter().map(|key| {
+            // Not the endpoint that it has at each start: it moves, too.
+            let n = (1..=WORKERS).position(|n| WorkerKey::for_tests(n) == *key).expect("a key of the world");
+            let endpoint = format!("http://127.0.0.1:{}", n + 1).parse().expect("an endpoint");
+            WorkerSpec { endpoint, ..WorkerSpec::for_tests(*key) }
+        });
+        let list = Allowlist::new(specs.collect()).expect("nothing occurs twice");
+        life.pool.reload(list, self.clock.now());
     }
 
     /// Jobs that the pool has to bring to an end: one whose insert was reported as failed waits for the next start.

@@ -222,6 +222,9 @@ impl World {
 
     async fn ask<T>(&self, at: &Contact, remote: &RemoteId, read: impl Fn(&Run) -> T) -> Answer<T> {
         let worker = at.spec.key;
+        if let Some(reason) = at.unproven() {
+            return Answer::Unreachable { reason };
+        }
         self.travel().await;
         let patience = match at.dialect {
             Dialect::Sandrun => LONGEST_JOB,
@@ -406,6 +409,9 @@ impl Upstream for World {
 
     async fn submit(&self, to: &Contact, job: &JobId, attempt: u32, _work: &Work) -> SendOutcome {
         let worker = to.spec.key;
+        if let Some(reason) = to.unproven() {
+            return SendOutcome::Unreachable { reason };
+        }
         self.travel().await;
         let (life, fate) = {
             let mut state = self.lock();
@@ -447,6 +453,9 @@ impl Upstream for World {
     }
 
     async fn find_by_key(&self, at: &Contact, key: &str, sent_within: Duration) -> KeyAnswer {
+        if at.unproven().is_some() {
+            return KeyAnswer::Unanswered;
+        }
         self.travel().await;
         if !self.wait_for_wedged(at.spec.key, HEALTH_TIME).await {
             return KeyAnswer::Unanswered;
@@ -464,7 +473,7 @@ impl Upstream for World {
     }
 
     async fn status(&self, at: &Contact, remote: &RemoteId, patience: Patience) -> Answer<RemoteStatus> {
-        if let (Dialect::V2, Patience::Until(wait)) = (at.dialect, patience) {
+        if let (Dialect::V2, Patience::Until(wait), true) = (at.dialect, patience, at.is_proven) {
             let ends = {
                 let state = self.lock();
                 state.workers[&at.spec.key].jobs.get(remote).map(|run| state.runs[*run].ends)
@@ -506,4 +515,6 @@ impl Upstream for World {
         // The runs of this world write nothing.
         Opened::Gone
     }
+
+    fn forget(&self, _worker: WorkerKey) {}
 }

@@ -247,6 +247,12 @@ impl Store for MemoryStore {
         Ok(due.find(elsewhere).map(|stored| stored.row.clone()))
     }
 
+    async fn has_to_collect(&self, worker: WorkerKey) -> Result<bool, StoreError> {
+        let shared = self.lock();
+        let mut due = shared.jobs.values().filter(|stored| stored.outputs == Some(OutputsPlace::ToCollect));
+        Ok(due.any(|stored| stored.row.state.worker() == Some(worker)))
+    }
+
     async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError> {
         self.write(|shared| Ok(shared.settle_outputs(run, to))).await
     }

@@ -319,6 +319,9 @@ pub trait Store: Send + Sync + 'static {
     /// The job submitted first of those whose outputs are to be collected from another worker than these.
     async fn next_to_collect(&self, except: &[WorkerKey]) -> Result<Option<JobRow>, StoreError>;
 
+    /// Whether outputs are to be collected from this worker.
+    async fn has_to_collect(&self, worker: WorkerKey) -> Result<bool, StoreError>;
+
     /// Says where a run's outputs are from now on, unless the job has run again since.
     async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError>;
 

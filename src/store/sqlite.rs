@@ -196,6 +196,10 @@ impl Store for SqliteStore {
         self.readers.run(move |connection| outputs::next_to_collect(connection, &except)).await
     }
 
+    async fn has_to_collect(&self, worker: WorkerKey) -> Result<bool, StoreError> {
+        self.readers.run(move |connection| outputs::has_to_collect(connection, worker)).await
+    }
+
     async fn settle_outputs(&self, run: &EndedRun, to: OutputsPlace) -> Result<Settled, StoreError> {
         let run = run.clone();
         let id = run.job.clone();

@@ -46,6 +46,8 @@ pub enum Event {
     Resume,
     TokenNew,
     TokenRevoke,
+    /// The list of workers is another.
+    WorkersChange,
     /// A worker is known more or less surely than it was.
     IdentityChange,
     /// Somebody was not taken for the worker that the allowlist names.

@@ -26,7 +26,7 @@ use crate::job::{JobId, Manifest, RemoteId};
 use crate::spool::{Spool, encode};
 use crate::store::{Logs, Payload, Work};
 use crate::worker::proof::{CHALLENGE_HEADER, POOL_HEADER};
-use crate::worker::{Dialect, WorkerSpec};
+use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 
 /// A listing, a status or an error is read up to this size; a listing of 10,000 files takes about 2 MiB.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -125,6 +125,9 @@ impl Upstream for HttpUpstream {
     }
 
     async fn submit(&self, to: &Contact, job: &JobId, attempt: u32, work: &Work) -> SendOutcome {
+        if let Some(reason) = to.unproven() {
+            return SendOutcome::Unreachable { reason };
+        }
         if to.dialect == Dialect::Sandrun
             && let Some(message) = unfit_for_sandrun(work)
         {
@@ -184,6 +187,9 @@ impl Upstream for HttpUpstream {
         struct FoundJob {
             job_id: String,
         }
+        if at.unproven().is_some() {
+            return KeyAnswer::Unanswered;
+        }
         if at.dialect == Dialect::Sandrun {
             return KeyAnswer::CannotSay;
         }
@@ -228,6 +234,9 @@ impl Upstream for HttpUpstream {
     }
 
     async fn cancel(&self, at: &Contact, remote: &RemoteId) -> Answer<()> {
+        if let Some(reason) = at.unproven() {
+            return Answer::Unreachable { reason };
+        }
         let path = format!("/cancel/{remote}");
         let request = self.clients.of(&at.spec).post(url(&at.spec, &path)).header(CONTENT_LENGTH, 0);
         answer(&path, request.timeout(self.timeouts.health).send().await).map(drop)
@@ -268,7 +277,14 @@ impl Upstream for HttpUpstream {
     }
 
     async fn open_output(&self, at: &Contact, remote: &RemoteId, path: &OutputPath) -> Opened {
-        download::open(self.clients.dialer(), at, remote, path).await
+        match at.unproven() {
+            Some(reason) => Opened::Unanswered { reason },
+            None => download::open(self.clients.dialer(), at, remote, path).await,
+        }
+    }
+
+    fn forget(&self, worker: WorkerKey) {
+        self.clients.forget(worker);
     }
 }
 
@@ -276,6 +292,9 @@ impl HttpUpstream {
     /// One question about a job, which a worker that can do so may answer after `wait`: `Known` is a response with status 200,
     /// its body still to be read.
     async fn ask(&self, at: &Contact, path: &str, wait: Duration) -> Answer<Response> {
+        if let Some(reason) = at.unproven() {
+            return Answer::Unreachable { reason };
+        }
         let timeout = match at.dialect {
             Dialect::Sandrun => self.timeouts.longest_job,
             Dialect::V2 => wait + ANSWER_TIME,

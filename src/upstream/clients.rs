@@ -45,6 +45,11 @@ impl Clients {
         };
         self.pinned.entry(worker.key).or_insert_with(pinned).clone()
     }
+
+    /// Drops a worker's client; calls that it makes go on.
+    pub fn forget(&self, worker: WorkerKey) {
+        self.pinned.remove(&worker);
+    }
 }
 
 fn settings() -> ClientBuilder {

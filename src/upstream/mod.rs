@@ -25,7 +25,7 @@ use crate::api::OutputPath;
 use crate::job::{JobId, RemoteId, Verdict};
 use crate::store::{Logs, Work};
 use crate::worker::certificate::Leaf;
-use crate::worker::{Dialect, WorkerSpec};
+use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 use download::Opened;
 use evidence::Evidence;
 
@@ -36,6 +36,17 @@ pub struct Contact {
     pub dialect: Dialect,
     /// The certificate that it showed last, of an `https` endpoint.
     pub leaf: Option<Arc<Leaf>>,
+    /// Whether it has shown at this endpoint that it is the worker; until then nothing of a job goes there.
+    pub is_proven: bool,
+}
+
+impl Contact {
+    /// Why nothing of a job may go there, if it may not.
+    pub fn unproven(&self) -> Option<String> {
+        let reason =
+            || format!("it has not shown at {} that it is the worker that is listed", self.spec.endpoint);
+        (!self.is_proven).then(reason)
+    }
 }
 
 /// What a worker says of itself in `/health`.
@@ -192,4 +203,7 @@ pub trait Upstream: Send + Sync + 'static {
 
     /// One output of a job, from the worker's disk: unlike the calls above it does not wait for a running job.
     async fn open_output(&self, at: &Contact, remote: &RemoteId, path: &OutputPath) -> Opened;
+
+    /// Lets go of what is held for speaking to a worker, which is gone or elsewhere now.
+    fn forget(&self, worker: WorkerKey);
 }

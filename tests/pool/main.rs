@@ -38,6 +38,7 @@ mod outputs;
 mod policies;
 mod readme;
 mod receipts;
+mod reload;
 mod resilience;
 mod restart;
 mod sick;

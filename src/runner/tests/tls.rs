@@ -73,7 +73,7 @@ async fn a_pool_that_a_worker_refuses_knows_that_its_job_was_not_taken() {
     let worker = TestWorker::with_tls(Arc::clone(&identity), Access::Pools(vec![another])).await;
     let mut spec = WorkerSpec::for_tests(identity.public());
     spec.endpoint = format!("https://{}", worker.address).parse().unwrap();
-    let to = Contact { spec: Arc::new(spec), dialect: Dialect::V2, leaf: None };
+    let to = Contact { spec: Arc::new(spec), dialect: Dialect::V2, leaf: None, is_proven: true };
     let dir = tempfile::tempdir().unwrap();
     let spool = Arc::new(Spool::open(dir.path(), 1 << 20).unwrap());
     let timeouts = Timeouts { health: Duration::from_secs(5), longest_job: Duration::from_secs(5) };

@@ -104,6 +104,15 @@ pub fn next_to_collect(connection: &Connection, except: &[WorkerKey]) -> rusqlit
         .optional()
 }
 
+pub fn has_to_collect(connection: &Connection, worker: WorkerKey) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT 1 FROM outputs JOIN jobs ON jobs.sequence = outputs.job
+             WHERE outputs.state = 'on_worker' AND reason IS NULL AND worker = ? LIMIT 1",
+        )?
+        .exists(params![worker.to_string()])
+}
+
 pub fn oldest_kept(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<KeptRun>> {
     connection
         .prepare_cached(

@@ -151,6 +151,9 @@ async fn everything(store: &Any) -> String {
     for except in [&[][..], &[key(1)], &[key(1), key(2)]] {
         known += &format!("{:?}", store.next_to_collect(except).await);
     }
+    for worker in [key(1), key(2)] {
+        known += &format!("{:?}", store.has_to_collect(worker).await);
+    }
     known += &format!("{:?} {:?}", store.oldest_kept(3).await, store.kept_bytes().await);
     known
 }

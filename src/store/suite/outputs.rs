@@ -85,6 +85,9 @@ async fn what_is_collected_next_was_submitted_first_and_is_on_no_excepted_worker
     assert_eq!(next(&store, &[]).await, Some(first));
     assert_eq!(next(&store, &[key(1)]).await, Some(third));
     assert_eq!(next(&store, &[key(2), key(1)]).await, None);
+    for (worker, has) in [(1, true), (2, true), (3, false)] {
+        assert_eq!(store.has_to_collect(key(worker)).await.unwrap(), has, "{worker}");
+    }
 }
 
 async fn only_outputs_to_be_collected_are_collected(store: Any) {
@@ -93,6 +96,7 @@ async fn only_outputs_to_be_collected_are_collected(store: Any) {
         settle(&store, &run, to).await;
     }
     assert_eq!(next(&store, &[]).await, None);
+    assert!(!store.has_to_collect(key(1)).await.unwrap());
 }
 
 async fn kept_runs_come_oldest_first_with_their_bytes(store: Any) {
