@@ -35,7 +35,8 @@ const BLOCK_BYTES: usize = 512;
 
 fuzz_target!(|input: &[u8]| {
     let (archive, lengths) = cut::split(input);
-    let gz = if archive.starts_with(&[0x1f, 0x8b]) { archive.to_vec() } else { gzip(&with_checksums(archive)) };
+    let gz =
+        if archive.starts_with(&[0x1f, 0x8b]) { archive.to_vec() } else { gzip(&with_checksums(archive)) };
     let body = [HEAD, &gz, TAIL].concat();
     let said = outcome(&submit("b", std::iter::once(&body[..]), &LIMITS));
     MEMORY.reset_peak_usage();
@@ -106,13 +107,15 @@ fn stays_inside(gz: &[u8]) {
 /// The names of a path, which must stay below where it begins.
 fn names(path: &[u8]) -> Vec<&[u8]> {
     assert!(!path.starts_with(b"/") && !path.contains(&0), "{path:?}");
-    let names: Vec<_> = path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
+    let names: Vec<_> =
+        path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
     assert!(!names.contains(&&b".."[..]), "{path:?}");
     names
 }
 
 fn passes(links: &HashSet<Vec<Vec<u8>>>, names: &[&[u8]]) -> bool {
-    (1..=names.len()).any(|length| links.contains(&names[..length].iter().map(|name| name.to_vec()).collect::<Vec<_>>()))
+    (1..=names.len())
+        .any(|length| links.contains(&names[..length].iter().map(|name| name.to_vec()).collect::<Vec<_>>()))
 }
 
 /// Follows the target of a link that is so many directories deep.

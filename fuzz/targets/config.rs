@@ -11,7 +11,8 @@ use trusted_pool::config::{Config, ConfigErrors, ServeArgs};
 
 /// Of this process alone, because several may run at once.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
-    let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/config")).join(std::process::id().to_string());
+    let dir =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/config")).join(std::process::id().to_string());
     std::fs::create_dir_all(&dir).expect("a directory below target");
     dir.join("pool.yaml")
 });
@@ -33,6 +34,8 @@ fuzz_target!(|text: &str| {
 
 /// Loads a text from the file.
 fn load(text: &str, args: ServeArgs) -> Option<Config> {
+    // A file that is written over goes to the disk at once, a new one does not.
+    let _ = std::fs::remove_file(&*FILE);
     std::fs::write(&*FILE, text).expect("a file below target");
     Config::load(&args).map_err(|errors| say_where(text, &errors)).ok()
 }

@@ -24,7 +24,8 @@ fuzz_target!(|json: &[u8]| {
 });
 
 fn meaning(manifest: &Manifest) -> impl PartialEq + std::fmt::Debug {
-    let texts = [manifest.entrypoint(), manifest.interpreter(), manifest.environment()].map(|text| text.map(str::to_owned));
+    let texts = [manifest.entrypoint(), manifest.interpreter(), manifest.environment()]
+        .map(|text| text.map(str::to_owned));
     let lists = [manifest.args().to_vec(), manifest.outputs().to_vec()];
     (texts, lists, manifest.env().clone(), manifest.timeout())
 }
@@ -44,6 +45,7 @@ fn says_what_was_given(given: &Map<String, Value>, sent: &Map<String, Value>) {
         }
     }
     assert!(sent.keys().all(|key| given.contains_key(key)), "nothing is made up");
-    let place = |key: &String| LEADING_KEYS.iter().position(|leading| leading == key).unwrap_or(LEADING_KEYS.len());
+    let place =
+        |key: &String| LEADING_KEYS.iter().position(|leading| leading == key).unwrap_or(LEADING_KEYS.len());
     assert!(sent.keys().map(place).is_sorted(), "the leading keys come first, in their order");
 }

@@ -6,7 +6,8 @@ use trusted_pool::spool::{Inspect, UploadLimits};
 use trusted_pool_fuzz::cut;
 use trusted_pool_fuzz::upload::{outcome, submit, to_worker};
 
-const LIMITS: UploadLimits = UploadLimits { body_bytes_max: 1 << 20, files_max: 4, inspect: Inspect::Nothing };
+const LIMITS: UploadLimits =
+    UploadLimits { body_bytes_max: 1 << 20, files_max: 4, inspect: Inspect::Nothing };
 
 /// A part's head may be so long beyond the chunk that brings it: in longer bodies the cut does decide.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -26,11 +27,15 @@ fuzz_target!(|input: &[u8]| {
 
     let (Ok(upload), Ok(told)) = (whole, told) else { return };
     for name in &told.file_names {
-        assert!((1..=NAME_BYTES_MAX).contains(&name.len()) && !matches!(name.as_str(), "." | ".."), "{name:?}");
+        assert!(
+            (1..=NAME_BYTES_MAX).contains(&name.len()) && !matches!(name.as_str(), "." | ".."),
+            "{name:?}"
+        );
         assert!(!name.contains(['/', '\\', '"']) && !name.chars().any(char::is_control), "{name:?}");
     }
     let (boundary, sent) = to_worker(upload);
-    let again = outcome(&submit(&boundary, lengths.pieces(&sent), &LIMITS)).expect("the pool takes what it sends");
+    let again =
+        outcome(&submit(&boundary, lengths.pieces(&sent), &LIMITS)).expect("the pool takes what it sends");
     assert_eq!((again.sha256, again.file_names), (told.sha256, told.file_names));
     assert_eq!((again.manifest, again.bytes), (told.manifest, told.bytes));
 });

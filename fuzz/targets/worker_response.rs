@@ -43,7 +43,10 @@ fn submitted(code: u16, retry_after: Option<&str>, body: &[u8]) {
         SendOutcome::Accepted { remote } => {
             assert!((200..300).contains(&code));
             assert!(!remote.is_empty() && remote.len() <= 128 && remote != "." && remote != "..");
-            assert!(remote.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)), "{remote}");
+            assert!(
+                remote.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)),
+                "{remote}"
+            );
         }
         SendOutcome::Throttled { message, retry_after } => {
             assert!(matches!(code, 429 | 503));
@@ -54,6 +57,7 @@ fn submitted(code: u16, retry_after: Option<&str>, body: &[u8]) {
             assert!((400..500).contains(&code), "only what is the job's own fault counts against it: {code}");
             one_line(&message);
         }
+        SendOutcome::Unreadable { .. } => panic!("an answer says nothing of what the spool holds"),
         SendOutcome::Unreachable { reason } | SendOutcome::Unknown { reason } => one_line(&reason),
     }
 }
