@@ -22,7 +22,8 @@ fuzz_target!(|line: &str| {
         Route::Output(_, path) => stays_below(path),
         _ => {}
     }
-    if method == Method::HEAD {
+    // A refusal names the method.
+    if method == Method::HEAD && !matches!(route, Route::Refused(_)) {
         assert_eq!(route, Route::of(&Method::GET, path), "HEAD is GET without the body");
     }
     if let Some((method, path)) = written(&route) {
