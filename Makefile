@@ -19,6 +19,7 @@ help:
 	@echo 'make test                 every test'
 	@echo 'make simulate [SEEDS=N]   many more histories of the simulated pool (100,000)'
 	@echo 'make chaos [CHAOS_SECONDS=N] [CHAOS_SEED=N]  real processes, killed at random (120 s)'
+	@echo 'make fuzz [TARGET=route] [SECONDS=60]  random input for one parser, or for each of them'
 	@echo 'make figures              measures what the README says of speed'
 	@echo 'make lint                 formatting, lints, documentation, licences'
 	@echo 'make build                the program, optimised: target/release/trusted-pool'
@@ -64,6 +65,17 @@ chaos:
 figures:
 	@scripts/require-tools $(BUILD_TOOLS)
 	$(CARGO) test --locked --test pool -- figures:: --ignored --nocapture --test-threads 1
+
+# A target of fuzz/targets, or each of them in turn, and how long each is run; 0 only replays what is there.
+TARGET ?= $(basename $(notdir $(sort $(wildcard fuzz/targets/*.rs))))
+SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz:
+	@scripts/require-tools $(BUILD_TOOLS) c++
+	@command -v cargo-fuzz >/dev/null || \
+	    { echo 'cargo-fuzz is missing. Install it with: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	@CARGO='$(CARGO)' fuzz/run $(SECONDS) $(TARGET)
 
 .PHONY: lint
 lint:

@@ -222,9 +222,10 @@ impl LogScanner {
             (At::Text, b"stderr") => &mut self.stderr,
             _ => return,
         };
-        if target.len() + bytes.len() <= self.bytes_max {
-            target.extend_from_slice(bytes);
-        } else {
+        // As far as there is room: a shorter character behind one that is left out would stand in its place.
+        let kept = bytes.len().min(self.bytes_max - target.len());
+        target.extend_from_slice(&bytes[..kept]);
+        if kept < bytes.len() {
             self.truncation = Truncation::Cut;
         }
     }
@@ -276,6 +277,14 @@ mod tests {
         let logs = scan(r#"{"stdout":"0123456789","stderr":"ok"}"#, 4).unwrap();
         assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("0123", "ok"));
         assert_eq!(logs.truncation, Truncation::Cut);
+    }
+
+    #[test]
+    fn nothing_is_kept_behind_a_character_that_has_no_room() {
+        for text in [r#"{"stdout":"abcéx"}"#, r#"{"stdout":"abc\u00e9x"}"#] {
+            let logs = scan(text, 4).unwrap();
+            assert_eq!((logs.stdout.as_str(), logs.truncation), ("abc\u{fffd}", Truncation::Cut), "{text}");
+        }
     }
 
     #[test]

@@ -75,6 +75,16 @@ impl<'a> Header<'a> {
         name.to_vec()
     }
 
+    /// Every path that a reader may take it for: in what is not quite the form of POSIX, some find a prefix and some do not.
+    pub fn paths(&self) -> impl Iterator<Item = Vec<u8>> {
+        let name = until_nul(&self.block[..100]);
+        let prefix = until_nul(&self.block[345..500]);
+        let joined = (!prefix.is_empty()).then(|| [prefix, b"/", name].concat());
+        let is_posix = &self.block[257..265] == b"ustar\x0000";
+        let alone = (prefix.is_empty() || !is_posix).then(|| name.to_vec());
+        joined.into_iter().chain(alone)
+    }
+
     pub fn link(&self) -> &'a [u8] {
         until_nul(&self.block[157..257])
     }

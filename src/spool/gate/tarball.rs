@@ -9,6 +9,10 @@ use super::header::{self, BLOCK_BYTES, Block, Header, Kind, pax_records};
 /// Longest extended header (a long name, a set of pax records) in bytes: many times the longest path.
 const EXTENSION_BYTES_MAX: u64 = 64 << 10;
 
+/// Paths that extended headers may give one entry, and targets of a link: GNU, pax and a sparse file's own. Each path is checked with
+/// each target, so that without a bound a small archive would take hours and all of the memory.
+const SAID_MAX: usize = 8;
+
 /// How much of a name a refusal shows.
 const NAME_BYTES_SHOWN: usize = 200;
 
@@ -178,7 +182,7 @@ impl Tarball {
         let cut = about.paths.is_empty().then(|| header.path());
         let is_directory = about.paths.iter().chain(&cut).any(|path| path.ends_with(b"/"));
         let mut paths = about.paths;
-        paths.push(header.path());
+        paths.extend(header.paths());
         for path in &paths {
             self.contents.check_path(path)?;
             if kind != Kind::Directory && path.iter().all(|byte| matches!(byte, b'/' | b'.')) {
@@ -232,10 +236,11 @@ impl Tarball {
         let State::Extension { kind, text, .. } = std::mem::replace(&mut self.state, State::Between) else {
             unreachable!("it is called while one is read");
         };
-        let until_nul = || text.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
+        // What stands behind a NUL that is not the end belongs to the name for some readers, so it stays and is refused.
+        let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         match kind {
-            Kind::LongName => self.about_next.paths.push(until_nul()),
-            Kind::LongLink => self.about_next.links.push(until_nul()),
+            Kind::LongName => keep(&mut self.about_next.paths, text[..end].to_vec())?,
+            Kind::LongLink => keep(&mut self.about_next.links, text[..end].to_vec())?,
             Kind::Pax | Kind::GlobalPax => {
                 let records = pax_records(&text).ok_or("holds an archive with broken pax records")?;
                 for (key, value) in records {
@@ -254,8 +259,8 @@ impl Tarball {
             b"path" | b"linkpath" | b"size" if kind == Kind::GlobalPax => {
                 return Err("holds an archive with one path or size for all entries".into());
             }
-            b"path" | b"GNU.sparse.name" => about.paths.push(value.to_vec()),
-            b"linkpath" => about.links.push(value.to_vec()),
+            b"path" | b"GNU.sparse.name" => keep(&mut about.paths, value.to_vec())?,
+            b"linkpath" => keep(&mut about.links, value.to_vec())?,
             b"size" => {
                 let size = size()?;
                 if about.size.replace(size).is_some_and(|before| before != size) {
@@ -291,6 +296,14 @@ impl Write for Tarball {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+fn keep(said: &mut Vec<Vec<u8>>, text: Vec<u8>) -> Result<(), String> {
+    if said.len() == SAID_MAX {
+        return Err(format!("holds an archive that names one entry more than {SAID_MAX} times"));
+    }
+    said.push(text);
+    Ok(())
 }
 
 fn content_of(size: u64) -> State {

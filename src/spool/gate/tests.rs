@@ -187,6 +187,28 @@ fn paths_that_leave_the_directory_are_refused_by_name() {
 }
 
 #[test]
+fn names_that_readers_take_differently_are_refused() {
+    // Where the name ends, and what of it counts.
+    refuses(&[extended(b'L', b"a\0/../../x\0"), tar(&[file("ok")])].concat(), &["NUL"]);
+    refuses(&[extended(b'K', b"a\0/../../x\0"), tar(&[symlink("l", "ok")])].concat(), &["leaves"]);
+    let prefixed = |prefix: &str, path: &str, link: &str, magic: &[u8; 8]| {
+        let mut header = header(EntryType::Symlink, path, link, 0);
+        let bytes = header.as_mut_bytes();
+        bytes[257..265].copy_from_slice(magic);
+        put(&mut bytes[345..500], prefix);
+        header.set_cksum();
+        block_of(&header, b"")
+    };
+    assert_eq!(pass(&prefixed("a/b", "c", "../../d", b"ustar\x0000")), Ok(1));
+    for magic in [b"ustar  \0", b"ustar\x0007", &[0; 8]] {
+        assert_eq!(pass(&prefixed("a", "b/c", "../d", magic)), Ok(1));
+        refuses(&prefixed("a", "/etc/x", "y", magic), &["absolute"]);
+        refuses(&prefixed("..", "x", "y", magic), &["`..`"]);
+        refuses(&prefixed("a/b", "x", "../../y", magic), &["leaves"]);
+    }
+}
+
+#[test]
 fn links_that_leave_the_directory_are_refused_by_name() {
     for (path, target) in [
         ("l", "/etc"),
@@ -259,6 +281,16 @@ fn more_entries_or_bytes_than_allowed_are_refused_by_name() {
     );
     refuses(&[extended(b'g', &pax("path", "x")), tar(&[file("f")])].concat(), &["for all entries"]);
     refuses(&extended(b'x', &vec![b'a'; 100_000]), &["extended header"]);
+}
+
+#[test]
+fn an_entry_that_is_named_again_and_again_is_refused_before_it_is_held() {
+    let named = |times: usize, header: Vec<u8>| [header.repeat(times), tar(&[symlink("l", "x")])].concat();
+    for header in [extended(b'L', b"name\0"), extended(b'K', b"to\0"), extended(b'x', &pax("path", "name"))] {
+        assert_eq!(pass(&named(8, header.clone())), Ok(1));
+        refuses(&named(9, header), &["more than 8 times"]);
+    }
+    refuses(&extended(b'x', &pax("linkpath", "to").repeat(9)), &["more than 8 times"]);
 }
 
 #[test]
