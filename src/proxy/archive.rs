@@ -18,8 +18,10 @@ use pingora_proxy::Session;
 use super::jobs::{Asked, not_dispatched};
 use super::kept::Reading;
 
+use super::file::{Admitted, FileAt, Listed, OutputPassage};
 use super::outputs::{kept_files, stated_length};
-use super::passage::{Admitted, FileAt, Listed, OutputPassage, problem_of};
+use super::passage::problem_of;
+use super::worker::Answered;
 use super::{Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, listing};
 use crate::job::{JobId, Place};
@@ -140,7 +142,7 @@ impl Front {
         let remote = place.remote.clone();
         let mut passage = OutputPassage { to, path, remote, at: FileAt::Download, listed: Listed::Yes };
         loop {
-            let (connection, mut head) = match self.ask_for_file(&passage).await {
+            let Answered { connection, mut head, .. } = match self.ask_for_file(&passage, None).await {
                 Ok(opened) => opened,
                 Err(error) => {
                     log::warn!("output {name:?} cannot be fetched: {error}");

@@ -8,7 +8,7 @@ use pingora_proxy::Session;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
 
-use super::passage::content_disposition;
+use super::file::content_disposition;
 use super::{Front, respond};
 use crate::api::range::{Asked, Requested};
 use crate::api::{OutputPath, Problem, ProblemCode};

@@ -16,6 +16,7 @@ mod actions;
 mod archive;
 mod auth;
 mod cors;
+mod file;
 mod follow;
 mod health;
 mod jobs;
@@ -23,6 +24,7 @@ mod kept;
 mod outputs;
 mod passage;
 mod receipt;
+mod relay;
 mod respond;
 mod results;
 mod submit;
@@ -65,6 +67,9 @@ use passage::Passage;
 
 /// A client that reads nothing for this long has gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Tries of one request to a worker: a connection that was kept may be dead.
+pub const PROXY_TRIES: usize = 3;
 
 /// How long an answer waits for the rest of a request's body before the connection is closed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -194,7 +199,7 @@ impl ProxyHttp for Front {
             Route::Logs(job) => self.logs(session, &job).await,
             Route::Receipt(job) => self.receipt(session, &job).await,
             Route::Listing(job) => self.listing(session, &job).await,
-            Route::Output(job, path) => return self.output(session, ctx, &job, path).await,
+            Route::Output(job, path) => self.output(session, &job, path).await,
             Route::Archive(job) => self.archive(session, &job).await,
             Route::Stream(job) => return self.stream(session, ctx, &job).await,
             Route::Cancel(job) => self.cancel(session, &caller, &job).await,
@@ -243,24 +248,15 @@ impl ProxyHttp for Front {
         head: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        match ctx.passage.as_mut().ok_or_else(no_passage)?.admit(head)? {
-            passage::Admitted::Yes => Ok(()),
-            passage::Admitted::TryAgain => {
-                let mut error =
-                    Error::explain(ErrorType::Custom("elsewhere"), "the worker serves files at another path");
-                error.set_retry(true);
-                Err(error.into_up())
-            }
-            passage::Admitted::Refused(status) => {
-                ctx.problem = match &ctx.passage {
-                    Some(Passage::Output(output)) => Some(self.refusal(output, status).await),
-                    Some(_) | None => None,
-                };
-                Err(not_passed_on())
-            }
-            passage::Admitted::No(problem) => {
+        match ctx.passage.as_ref().ok_or_else(no_passage)?.admit(head)? {
+            Ok(()) => Ok(()),
+            Err(problem) => {
                 ctx.problem = Some(problem);
-                Err(not_passed_on())
+                Err(Error::explain(
+                    ErrorType::Custom("not passed on"),
+                    "the worker's answer is not passed on",
+                )
+                .into_up())
             }
         }
     }
@@ -349,10 +345,6 @@ fn unambiguous(session: &Session) -> std::result::Result<(), Problem> {
 async fn answer(session: &mut Session, problem: &Problem) -> Result<u16> {
     respond::problem(session, problem).await?;
     Ok(problem.code.status().as_u16())
-}
-
-fn not_passed_on() -> pingora::BError {
-    Error::explain(ErrorType::Custom("not passed on"), "the worker's answer is not passed on").into_up()
 }
 
 fn no_passage() -> pingora::BError {

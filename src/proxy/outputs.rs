@@ -1,21 +1,20 @@
 //! A job's outputs: their listing and each file.
 
-use http::{Method, StatusCode, header};
+use http::{StatusCode, header};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::sync::SemaphorePermit;
 use tokio::task::spawn_blocking;
 
+use super::file::{FileAt, Listed, OutputPassage, no_such_output};
 use super::jobs::{Asked, not_dispatched, store_problem};
 use super::kept::expired_problem;
-use super::passage::{Admitted, FileAt, Listed, OutputPassage, Passage, no_such_output, problem_of};
 use super::results::Section;
-use super::{Ctx, Front, respond};
+use super::{Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, listing};
 use crate::job::{JobId, Place};
 use crate::store::{EndedJob, EndedRun, KeptFile, OutputsPlace, ResultsText, TEXT_PIECE_BYTES};
-use crate::worker::Dialect;
 
 impl Front {
     /// `GET /outputs/{job}`.
@@ -94,29 +93,13 @@ impl Front {
         Ok(found.expect("looking at a text does not panic"))
     }
 
-    /// `GET /outputs/{job}/{path}`: the file comes from the pool's disk, or passes through from the worker.
-    pub(super) async fn output(
-        &self,
-        session: &mut Session,
-        ctx: &mut Ctx,
-        id: &JobId,
-        path: OutputPath,
-    ) -> Result<bool> {
-        let passage = match self.way_to_output(id, path).await {
-            Ok(Way::Passage(passage)) => passage,
-            Ok(Way::Kept(run, file, path)) => {
-                return self.serve_kept(session, &run, &file, &path).await.map(|()| true);
-            }
-            Err(problem) => return respond::problem(session, &problem).await.map(|()| true),
-        };
-        // A sandrun worker knows no HEAD: it is asked for the file and let go after the head of its answer.
-        let head_only = session.req_header().method == Method::HEAD;
-        if head_only && passage.to.contact.dialect == Dialect::Sandrun {
-            self.head_of_output(session, passage).await?;
-            return Ok(true);
+    /// `GET /outputs/{job}/{path}`: the file comes from the pool's disk, or from the worker.
+    pub(super) async fn output(&self, session: &mut Session, id: &JobId, path: OutputPath) -> Result<()> {
+        match self.way_to_output(id, path).await {
+            Ok(Way::Passage(passage)) => self.relay(session, passage).await,
+            Ok(Way::Kept(run, file, path)) => self.serve_kept(session, &run, &file, &path).await,
+            Err(problem) => respond::problem(session, &problem).await,
         }
-        ctx.passage = Some(Passage::Output(passage));
-        Ok(false)
     }
 
     async fn way_to_output(&self, id: &JobId, path: OutputPath) -> std::result::Result<Way, Problem> {
@@ -154,29 +137,6 @@ impl Front {
                 .is_some_and(|mut files| files.any(|file| file.name.as_bytes() == path.as_bytes()))
         };
         Ok(self.look_at_listing(run, look).await?.unwrap_or(false))
-    }
-
-    async fn head_of_output(&self, session: &mut Session, mut passage: OutputPassage) -> Result<()> {
-        loop {
-            let (mut connection, mut head) = match self.ask_for_file(&passage).await {
-                Ok(answered) => answered,
-                Err(error) => return respond::problem(session, &problem_of(&error)).await,
-            };
-            // Only the head is wanted.
-            connection.shutdown().await;
-            match passage.admit(&mut head)? {
-                Admitted::Yes => {
-                    head.set_version(http::Version::HTTP_11);
-                    return session.write_response_header(Box::new(head), true).await;
-                }
-                Admitted::TryAgain => {}
-                Admitted::Refused(status) => {
-                    let problem = self.refusal(&passage, status).await;
-                    return respond::problem(session, &problem).await;
-                }
-                Admitted::No(problem) => return respond::problem(session, &problem).await,
-            }
-        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The front's connections to workers: to the one that is meant, or none.
 
-use pingora::http::ResponseHeader;
+use http::StatusCode;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
-use super::Front;
-use super::passage::OutputPassage;
+use super::file::OutputPassage;
+use super::{Front, PROXY_TRIES};
 use crate::upstream::Contact;
 use crate::upstream::peer::{http_peer, is_of_worker, request_head};
 
@@ -34,21 +35,57 @@ impl Front {
         }
     }
 
-    /// Asks a worker for a file, and reads the head of the answer.
+    /// Asks a worker for a file, and reads the head of the answer. The worker is told which part or version of it a client wants.
     pub(super) async fn ask_for_file(
         &self,
         passage: &OutputPassage,
-    ) -> Result<(HttpSession, ResponseHeader)> {
+        client: Option<&RequestHeader>,
+    ) -> Result<Answered> {
         let (contact, target) = (&passage.to.contact, passage.target());
         let peer = http_peer(&self.dialer, contact, passage.to.address, &target)?;
-        let (mut connection, _) = self.connector.get_http_session(&peer).await?;
-        self.confirm(contact, &peer, connection.digest()).await?;
-        connection.set_read_timeout(peer.options.read_timeout);
-        connection.write_request_header(Box::new(request_head("GET", contact, &target)?)).await?;
-        connection.finish_request_body().await?;
+        let request = match client {
+            Some(client) => passage.request_head(client)?,
+            None => request_head("GET", contact, &target)?,
+        };
+        let mut tries = 1;
+        loop {
+            let (mut connection, kept) =
+                self.connector.get_http_session(&peer).await.map_err(Error::into_up)?;
+            self.confirm(contact, &peer, connection.digest()).await?;
+            connection.set_read_timeout(peer.options.read_timeout);
+            connection.set_write_timeout(peer.options.write_timeout);
+            match exchange_heads(&mut connection, request.clone()).await {
+                Ok(head) => return Ok(Answered { connection, head, peer }),
+                // A connection that was kept may have ended meanwhile, unseen until it was used.
+                Err(_) if kept && tries < PROXY_TRIES => tries += 1,
+                Err(error) => return Err(error.into_up()),
+            }
+        }
+    }
+
+    /// Keeps the connection for another request, if it may be and its answer was read to the end.
+    pub(super) async fn let_go(&self, answered: Answered) {
+        let Answered { connection, peer, .. } = answered;
+        self.connector.release_http_session(connection, &peer, peer.options.idle_timeout).await;
+    }
+}
+
+/// A worker's answer, up to its body.
+pub(super) struct Answered {
+    pub connection: HttpSession,
+    pub head: ResponseHeader,
+    peer: HttpPeer,
+}
+
+async fn exchange_heads(connection: &mut HttpSession, request: RequestHeader) -> Result<ResponseHeader> {
+    connection.write_request_header(Box::new(request)).await?;
+    connection.finish_request_body().await?;
+    loop {
         connection.read_response_header().await?;
-        let head = connection.response_header().cloned();
-        let head = head.ok_or_else(|| Error::new_up(ErrorType::InvalidHTTPHeader))?;
-        Ok((connection, head))
+        let head = connection.response_header().ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
+        // What comes before the answer (RFC 9110, section 15.2).
+        if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(head.clone());
+        }
     }
 }

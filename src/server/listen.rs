@@ -5,9 +5,16 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use pingora::listeners::TcpSocketOptions;
+use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpSocket;
+
+/// Each connection has two buffers, however little it is used. What is read past this goes to where it is wanted at once: bodies
+/// have a larger buffer of their own. A record of TLS fits in.
+const READ_BUFFER_BYTES: usize = 17 << 10;
+
+/// The head of an answer and a short body leave in one packet's worth of calls.
+const WRITE_BUFFER_BYTES: usize = 8 << 10;
 
 /// A reserved address; it is kept until the value is dropped.
 pub struct Reserved {
@@ -35,11 +42,13 @@ pub fn reserve_all(addresses: &[SocketAddr]) -> Result<Vec<Reserved>, String> {
     addresses.iter().map(|address| reserve(*address)).collect()
 }
 
-/// The options that let Pingora's listener bind beside the reservation.
-pub fn options() -> TcpSocketOptions {
+/// Pingora's listener, which binds beside the reservation.
+pub fn listener(address: SocketAddr) -> ListenerConfig {
     let mut options = TcpSocketOptions::default();
     options.so_reuseport = Some(true);
-    options
+    ListenerConfig::tcp(address.to_string())
+        .tcp_socket_options(options)
+        .l4_buffer(L4BufferSettings::new(READ_BUFFER_BYTES, WRITE_BUFFER_BYTES))
 }
 
 /// Connections of clients at once: half of the files that this process may have open, because workers, uploads and kept outputs need some.

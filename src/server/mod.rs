@@ -40,7 +40,7 @@ use crate::outputs::quota::Quota;
 use crate::pool::Pool;
 use crate::pool::membership::Departures;
 use crate::pool::prober::Prober;
-use crate::proxy::{Front, FrontConfig, LARGE_ANSWERS_MAX, Shutdown};
+use crate::proxy::{Front, FrontConfig, LARGE_ANSWERS_MAX, PROXY_TRIES, Shutdown};
 use crate::queue::{LiveJob, Queue, QueueDeadlines};
 use crate::retention::{Retention, UploadRoom};
 use crate::spool::{Inspect, Spool, UploadLimits};
@@ -98,9 +98,6 @@ const H2_SEND_BUFFER_BYTES: usize = 256 << 10;
 
 /// Idle connections kept to workers, for each thread of the front.
 const UPSTREAM_IDLE_MAX: usize = 128;
-
-/// Tries of one request that passes through: a kept connection may be dead, and a worker may serve files at another path.
-const PROXY_TRIES: usize = 3;
 
 /// Runs a pool until it is told to stop; its list of workers is read again from `workers`.
 pub fn run(config: Config, workers: WorkersSource) -> ExitCode {
@@ -241,10 +238,10 @@ impl Assembly {
         front.set_connection_filter(Arc::new(connections));
         front.threads = Some(self.config.server.threads);
         for reserved in &self.reserved {
-            front.add_tcp_with_settings(&reserved.address.to_string(), listen::options());
+            front.add_listener(listen::listener(reserved.address));
         }
         for (address, settings) in self.tls.iter().flat_map(Tls::listeners) {
-            front.add_tls_with_settings(&address.to_string(), Some(listen::options()), settings);
+            front.add_listener(listen::listener(address).tls(settings));
         }
         server.add_service(front);
         let plain = self.reserved.iter().map(|reserved| ("http", reserved.address));

@@ -1,0 +1,120 @@
+//! A file from the worker that has it to the client, piece by piece.
+//!
+//! The connection is Pingora's, from its connector; its general path between the two sides, made for requests and answers
+//! with bodies at once, copies each piece and hands it from task to task. Here a piece goes from the buffer that it was read into
+//! to the client's socket.
+
+use bytes::Bytes;
+use http::{Method, StatusCode, Version, header};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::client::HttpSession;
+use pingora::{Error, ErrorType, Result};
+use pingora_proxy::Session;
+
+use super::file::{Admitted, OutputPassage};
+use super::outputs::stated_length;
+use super::passage::{problem_of, report_failure};
+use super::worker::Answered;
+use super::{Front, respond};
+
+/// A file of up to so many bytes is read whole before anything is sent: it leaves at once with its head, and one that breaks off is
+/// an error that the client is told.
+const SHORT_FILE_BYTES: u64 = 16 << 10;
+
+impl Front {
+    /// Answers with a file from the worker.
+    pub(super) async fn relay(&self, session: &mut Session, mut passage: OutputPassage) -> Result<()> {
+        loop {
+            let mut answered = match self.ask_for_file(&passage, Some(session.req_header())).await {
+                Ok(answered) => answered,
+                Err(error) => {
+                    report_failure(&self.pool, &passage.to.contact, &error);
+                    return respond::problem(session, &problem_of(&error)).await;
+                }
+            };
+            match passage.admit(&mut answered.head)? {
+                Admitted::Yes => return self.pass_on(session, &passage, answered).await,
+                Admitted::TryAgain => self.let_go(answered).await,
+                Admitted::Refused(status) => {
+                    let problem = self.refusal(&passage, status).await;
+                    return respond::problem(session, &problem).await;
+                }
+                Admitted::No(problem) => return respond::problem(session, &problem).await,
+            }
+        }
+    }
+
+    async fn pass_on(
+        &self,
+        session: &mut Session,
+        passage: &OutputPassage,
+        mut answered: Answered,
+    ) -> Result<()> {
+        let Answered { connection, head, .. } = &mut answered;
+        let mut head = Box::new(std::mem::replace(head, ResponseHeader::build(StatusCode::OK, None)?));
+        head.set_version(Version::HTTP_11);
+        let length = stated_length(&head);
+        if has_no_body(session, &head) {
+            session.write_response_header(head, true).await?;
+        } else if let Some(short) = length.filter(|length| *length <= SHORT_FILE_BYTES) {
+            match read_short(connection, short).await {
+                Ok(file) => {
+                    session.write_response_header(head, false).await?;
+                    session.write_response_body(Some(file), true).await?;
+                }
+                Err(error) => {
+                    report_failure(&self.pool, &passage.to.contact, &error);
+                    return respond::problem(session, &problem_of(&error)).await;
+                }
+            }
+        } else {
+            if length.is_none() {
+                respond::without_length(session, &mut head)?;
+            }
+            session.write_response_header(head, false).await?;
+            copy(connection, session).await?;
+        }
+        self.let_go(answered).await;
+        Ok(())
+    }
+}
+
+fn has_no_body(session: &Session, head: &ResponseHeader) -> bool {
+    session.req_header().method == Method::HEAD
+        || head.status == StatusCode::NOT_MODIFIED
+        || head.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
+}
+
+async fn read_short(connection: &mut HttpSession, bytes: u64) -> Result<Bytes> {
+    let mut file = Vec::with_capacity(usize::try_from(bytes).unwrap_or_default());
+    while let Some(piece) = read(connection).await? {
+        file.extend_from_slice(piece);
+    }
+    Ok(Bytes::from(file))
+}
+
+async fn copy(from: &mut HttpSession, to: &mut Session) -> Result<()> {
+    let ServerSession::H1(client) = to.as_downstream_mut() else {
+        while let Some(piece) = read(from).await? {
+            let piece = Bytes::copy_from_slice(piece);
+            to.write_response_body(Some(piece), false).await?;
+        }
+        return to.write_response_body(None, true).await;
+    };
+    while let Some(piece) = read(from).await? {
+        client.write_body(piece).await.map_err(Error::into_down)?;
+    }
+    client.finish_body().await.map_err(Error::into_down)?;
+    Ok(())
+}
+
+/// The next piece of a body, where it was read.
+async fn read(connection: &mut HttpSession) -> Result<Option<&[u8]>> {
+    match connection {
+        HttpSession::H1(worker) => worker.read_body_ref().await.map_err(Error::into_up),
+        HttpSession::H2(_) | HttpSession::Custom(()) => {
+            Err(Error::explain(ErrorType::InternalError, "workers are spoken to in HTTP/1.1").into_up())
+        }
+    }
+}
