@@ -96,7 +96,7 @@ impl Plan<'_> {
                     0..=0x10000 => {
                         load::wrk_submit(self.site.path(), &peer.plain(), bytes as usize, clients, time)
                     }
-                    _ => load::upload(&peer.plain(), bytes, clients, time),
+                    _ => load::upload_files(&peer.plain(), bytes, clients, time),
                 };
                 let unit = if bytes > 0x10000 { Unit::Bytes } else { Unit::Requests };
                 self.measure(&name, unit, &[pool], &run, rows);
@@ -111,7 +111,7 @@ impl Plan<'_> {
             if !self.wanted(&name) {
                 continue;
             }
-            let pool = self.site.pool_of(&format!("pool-of-{workers}"), &absent_workers(workers), "");
+            let pool = self.site.pool_of(&format!("pool-of-{workers}"), &absent_workers(workers));
             let run = |peer: &Peer, time| load::wrk(&peer.plain(), "/pool", 16, time);
             self.measure(&name, Unit::Requests, &[pool], &run, rows);
         }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Connection, Door, Head};
-use crate::site::{form, form_type, upload_head};
+use crate::site::{form, form_type, upload, upload_head};
 
 /// What was done, and how long it took.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +81,7 @@ pub fn slow_readers(door: &Door, path: &str, clients: usize, time: Duration) -> 
 }
 
 /// Uploads jobs of so many bytes, one after another on each connection.
-pub fn upload(door: &Door, file_bytes: u64, connections: usize, time: Duration) -> Load {
+pub fn upload_files(door: &Door, file_bytes: u64, connections: usize, time: Duration) -> Load {
     let requests = AtomicU64::new(0);
     let begun = Instant::now();
     thread::scope(|scope| {
@@ -114,6 +114,24 @@ pub fn upload(door: &Door, file_bytes: u64, connections: usize, time: Duration) 
     });
     let requests = requests.into_inner();
     Load { requests, bytes: requests * file_bytes, elapsed: begun.elapsed(), latency: None }
+}
+
+/// Submits so many trivial jobs.
+pub fn submit(door: &Door, jobs: usize, clients: usize) {
+    let request = upload(b"exit 0");
+    thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                let mut connection = Connection::open(door).expect("the server listens");
+                for _ in 0..jobs / clients {
+                    connection.write(&request).expect("the server reads");
+                    let answer = connection.head().expect("the server answers");
+                    let body = connection.body(&answer).expect("the server answers");
+                    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&body));
+                }
+            });
+        }
+    });
 }
 
 /// Many small requests over HTTP/1.1, by wrk.

@@ -8,12 +8,15 @@
 
 mod cases;
 mod client;
+mod guard;
+mod jobs;
 mod load;
 mod process;
 mod report;
 mod site;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -32,15 +35,31 @@ struct Args {
     /// Where every repetition is written for programs to read
     #[arg(long, default_value = "target/bench-peers.json")]
     json: PathBuf,
+    /// Runs jobs on real workers
+    #[arg(long)]
+    jobs: bool,
+    /// Counts instructions, and holds them to those of this file
+    #[arg(long, value_name = "FILE")]
+    guard: Option<PathBuf>,
+    /// Writes that file
+    #[arg(long, requires = "guard")]
+    write: bool,
     /// What `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let args = Args::parse();
     rustls::crypto::ring::default_provider().install_default().expect("nobody else has chosen one");
     let site = site::Site::new();
+    if let Some(baseline) = &args.guard {
+        return if guard::run(&site, baseline, args.write) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if args.jobs {
+        jobs::measure(&site);
+        return ExitCode::SUCCESS;
+    }
     let plan = cases::Plan {
         site: &site,
         only: &args.only,
@@ -52,7 +71,8 @@ fn main() {
     let json = serde_json::to_string_pretty(&report::to_json(&rows)).expect("numbers are JSON");
     if let Err(error) = std::fs::write(&args.json, json) {
         eprintln!("{}: {error}", args.json.display());
-        std::process::exit(1);
+        return ExitCode::FAILURE;
     }
     println!("\neach repetition: {}", args.json.display());
+    ExitCode::SUCCESS
 }

@@ -43,6 +43,10 @@ impl Process {
         process
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Processor time that it and its children have taken, user and system.
     pub fn cpu(&self) -> Duration {
         let ticks: u64 = self.family().iter().map(|pid| ticks_of(*pid)).sum();

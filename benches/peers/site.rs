@@ -113,11 +113,19 @@ impl Site {
 
     /// The pool, with a job whose outputs are the files.
     pub fn pool(&self, behind: Behind) -> Peer {
+        self.pool_under(Command::new(POOL), behind)
+    }
+
+    /// The same, started by this command in its place.
+    pub fn pool_under(&self, mut command: Command, behind: Behind) -> Peer {
+        if command.get_program() != POOL {
+            command.arg(POOL);
+        }
         let endpoint = match behind {
             Behind::Plain => format!("http://{}", self.worker.plain),
             Behind::PinnedTls => format!("https://{}", self.worker.tls),
         };
-        let mut peer = self.pool_of(&format!("pool-{behind:?}"), &self.workers(&endpoint), "");
+        let mut peer = self.start_pool(command, &format!("pool-{behind:?}"), &self.workers(&endpoint));
         let job = peer.submit(b"x");
         peer.wait_for(&job, "completed");
         peer.prefix = format!("/outputs/{job}/");
@@ -128,7 +136,7 @@ impl Site {
     pub fn busy_pool(&self) -> (Peer, String) {
         let workers = json!([{"worker_id": self.worker_id, "endpoint": format!("http://{}", self.busy),
             "max_concurrent_jobs": 1}]);
-        let peer = self.pool_of("pool-busy", &workers, "");
+        let peer = self.pool_of("pool-busy", &workers);
         let job = peer.submit(b"x");
         peer.wait_for(&job, "running");
         (peer, job)
@@ -138,8 +146,12 @@ impl Site {
         json!([{"worker_id": self.worker_id, "endpoint": endpoint, "max_concurrent_jobs": 256}])
     }
 
-    /// A pool with these workers, and more lines of configuration.
-    pub fn pool_of(&self, name: &str, workers: &Value, more: &str) -> Peer {
+    /// A pool with these workers.
+    pub fn pool_of(&self, name: &str, workers: &Value) -> Peer {
+        self.start_pool(Command::new(POOL), name, workers)
+    }
+
+    fn start_pool(&self, mut command: Command, name: &str, workers: &Value) -> Peer {
         let (addresses, at) = (Addresses::free(), self.path().join(name));
         // Each pool begins with nothing.
         let _ = fs::remove_dir_all(&at);
@@ -148,7 +160,7 @@ impl Site {
         fs::write(&workers_file, workers.to_string()).expect("the site is writable");
         let (certificate, key) = (self.path().join("front.crt"), self.path().join("front.key"));
         let conf = format!(
-            "listen: {}\nlisten_tls: {}\ncert: {}\nkey: {}\ndata: {}\nworkers: {}\nmax_queued_jobs: 10000000\nlog: warn\n{more}",
+            "listen: {}\nlisten_tls: {}\ncert: {}\nkey: {}\ndata: {}\nworkers: {}\nmax_queued_jobs: 10000000\nlog: warn\n",
             addresses.plain,
             addresses.tls,
             certificate.display(),
@@ -157,7 +169,6 @@ impl Site {
             workers_file.display()
         );
         fs::write(at.join("pool.yaml"), conf).expect("the site is writable");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_trusted-pool"));
         command.arg("serve").arg("--config").arg(at.join("pool.yaml"));
         let process = Process::start(command, &[addresses.plain, addresses.tls], &at.join("log"));
         self.peer("pool", process, addresses, String::new())
@@ -201,13 +212,20 @@ impl Peer {
     }
 }
 
+/// The program under measurement.
+pub const POOL: &str = env!("CARGO_BIN_EXE_trusted-pool");
+
 const BOUNDARY: &str = "the-boundary-of-a-measurement";
 
 /// What a `/submit` has before and after its one file.
 pub fn form() -> (String, String) {
+    form_for("sh")
+}
+
+fn form_for(interpreter: &str) -> (String, String) {
     let head = format!(
         "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"manifest\"\r\n\r\n\
-         {{\"entrypoint\":\"main.sh\",\"interpreter\":\"sh\"}}\r\n--{BOUNDARY}\r\n\
+         {{\"entrypoint\":\"main.sh\",\"interpreter\":\"{interpreter}\"}}\r\n--{BOUNDARY}\r\n\
          Content-Disposition: form-data; name=\"files\"; filename=\"main.sh\"\r\n\
          Content-Type: application/octet-stream\r\n\r\n"
     );
@@ -221,16 +239,26 @@ pub fn form_type() -> String {
 /// The head of a `/submit` of so many bytes.
 pub fn upload_head(file_bytes: u64) -> String {
     let (head, tail) = form();
+    request_head((head.len() + tail.len()) as u64 + file_bytes)
+}
+
+fn request_head(body_bytes: u64) -> String {
     format!(
         "POST /submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n",
         form_type(),
-        (head.len() + tail.len()) as u64 + file_bytes
+        body_bytes
     )
 }
 
-fn upload(file: &[u8]) -> Vec<u8> {
-    let (head, tail) = form();
-    let request_head = upload_head(file.len() as u64);
+/// A whole `/submit` of one file.
+pub fn upload(file: &[u8]) -> Vec<u8> {
+    job_upload(file, "sh")
+}
+
+/// The same, of a script for this interpreter.
+pub fn job_upload(file: &[u8], interpreter: &str) -> Vec<u8> {
+    let (head, tail) = form_for(interpreter);
+    let request_head = request_head((head.len() + file.len() + tail.len()) as u64);
     [request_head.as_bytes(), head.as_bytes(), file, tail.as_bytes()].concat()
 }
 

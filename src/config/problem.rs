@@ -21,13 +21,22 @@ pub(super) enum Place {
 
 impl Problem {
     pub(super) fn new(place: Place, field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { place, field: field.into(), message: message.into() }
+        Self { place, field: one_line(field.into()), message: one_line(message.into()) }
     }
 
     /// Whether a file could not be read at all, so that what it lacks is not worth a word.
     pub(super) fn is_of_whole_file(&self) -> bool {
         self.field.is_empty()
     }
+}
+
+/// A key or a value may hold anything; a problem is one line, and says nothing to a terminal but its text.
+fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 impl fmt::Display for Problem {
@@ -78,3 +87,15 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_line_whatever_the_file_holds() {
+        let place = Place::Line("pool.yaml".into(), 3);
+        let problem = Problem::new(place, "workers[0].a\nb", "\u{1b}[31m is an ü\r");
+        assert_eq!(problem.to_string(), "pool.yaml:3: workers[0].a\\nb: \\u{1b}[31m is an ü\\r");
+    }
+}

@@ -220,6 +220,7 @@ impl Dispatcher {
             let Some(contact) = self.contact(attempt) else {
                 return self.loss(job, attempt, &no_longer_listed(attempt));
             };
+            let asked = Instant::now();
             match self.ask_status(&contact, remote, Patience::Until(LONG_POLL)).await {
                 Answer::Known(RemoteStatus { stage, json }) => {
                     lost = Lost::default();
@@ -233,7 +234,8 @@ impl Dispatcher {
                             return self.loss(job, attempt, &reason);
                         }
                     }
-                    if contact.dialect == Dialect::Sandrun {
+                    // A worker that can wait until there is news answers late; one that does not is asked less and less often.
+                    if contact.dialect == Dialect::Sandrun || asked.elapsed() < poll {
                         // Cut short when a client's own status call brought news.
                         let _ = tokio::time::timeout(poll, job.news.notified()).await;
                         poll = (poll * 3 / 2).min(POLL_MAX);

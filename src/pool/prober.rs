@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::health::{Flip, IdentityNews};
 use super::membership::Arrival;
-use super::{Observed, Pool};
+use super::{Observed, Pool, jitter};
 use crate::telemetry::audit::{AuditLog, Entry, Event};
 use crate::time::Clock;
 use crate::upstream::Upstream;
@@ -94,8 +94,12 @@ impl Prober {
     async fn watch(self: Arc<Self>, arrival: Arrival) {
         let backends = self.check.backends(arrival.worker).await;
         backends.run_health_check(false).await;
+        // All are asked at once when a pool starts; from then on, those that are well are asked spread over the whole interval.
+        let mut spread = jitter(arrival.worker, self.check.clock.now());
         while let Some(pause) = self.pool.next_check(&arrival, self.interval, self.check.clock.now()) {
             // Rung or not, the worker is asked; a ring that comes while it is asked is kept for the next turn.
+            let pause = if self.pool.is_healthy(arrival.worker) { pause.mul_f64(spread) } else { pause };
+            spread = 1.0;
             let _ = tokio::time::timeout(pause, arrival.check.notified()).await;
             backends.run_health_check(false).await;
         }

@@ -190,23 +190,26 @@ impl ProxyHttp for Front {
             Ok(caller) => caller,
             Err(barred) => return self.bar(session, &barred).await.map(|()| true),
         };
+        // Boxed, all but what is asked most: each request would move the longest of these about.
         let answered = match route {
             Route::Refused(refused) => respond::refused(session, &refused).await,
             Route::Preflight => respond::preflight(session).await,
-            Route::Submit => self.submit(session, &caller).await,
+            Route::Submit => Box::pin(self.submit(session, &caller)).await,
             Route::Status(job) => return self.status(session, ctx, &job).await,
-            Route::Logs(job) if follow::is_wanted(session) => return self.follow(session, ctx, &job).await,
-            Route::Logs(job) => self.logs(session, &job).await,
-            Route::Receipt(job) => self.receipt(session, &job).await,
-            Route::Listing(job) => self.listing(session, &job).await,
+            Route::Logs(job) if follow::is_wanted(session) => {
+                return Box::pin(self.follow(session, ctx, &job)).await;
+            }
+            Route::Logs(job) => Box::pin(self.logs(session, &job)).await,
+            Route::Receipt(job) => Box::pin(self.receipt(session, &job)).await,
+            Route::Listing(job) => Box::pin(self.listing(session, &job)).await,
             Route::Output(job, path) => self.output(session, &job, path).await,
-            Route::Archive(job) => self.archive(session, &job).await,
-            Route::Stream(job) => return self.stream(session, ctx, &job).await,
-            Route::Cancel(job) => self.cancel(session, &caller, &job).await,
-            Route::Retry(job) => self.retry(session, &caller, &job).await,
-            Route::Drain(worker) => self.drain(session, &caller, worker).await,
-            Route::Resume(worker) => self.resume(session, &caller, worker).await,
-            Route::Jobs => self.jobs(session, &caller).await,
+            Route::Archive(job) => Box::pin(self.archive(session, &job)).await,
+            Route::Stream(job) => return Box::pin(self.stream(session, ctx, &job)).await,
+            Route::Cancel(job) => Box::pin(self.cancel(session, &caller, &job)).await,
+            Route::Retry(job) => Box::pin(self.retry(session, &caller, &job)).await,
+            Route::Drain(worker) => Box::pin(self.drain(session, &caller, worker)).await,
+            Route::Resume(worker) => Box::pin(self.resume(session, &caller, worker)).await,
+            Route::Jobs => Box::pin(self.jobs(session, &caller)).await,
             Route::Pool => self.pool_view(session).await,
             Route::Health => self.health(session).await,
             Route::Ready => self.ready(session).await,

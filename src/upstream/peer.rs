@@ -25,7 +25,7 @@ use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A worker that sends nothing for this long in the middle of a file has stopped.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+pub const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a kept-alive connection to a worker is kept for the next request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
