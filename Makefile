@@ -9,6 +9,8 @@ BUILD_TOOLS := cmake cc
 # What jobs are run with, and what the README's quickstart, which is a test, asks with.
 RUN_TOOLS := bwrap python3
 TEST_TOOLS := curl
+# The pool's peers, and who puts load on them.
+BENCH_TOOLS := nginx haproxy wrk h2load
 
 .PHONY: all
 all: build
@@ -21,6 +23,10 @@ help:
 	@echo 'make chaos [CHAOS_SECONDS=N] [CHAOS_SEED=N]  real processes, killed at random (120 s)'
 	@echo 'make fuzz [TARGET=route] [SECONDS=60]  random input for one parser, or for each of them'
 	@echo 'make figures              measures what the README says of speed'
+	@echo 'make bench [ARGS=--only=1GiB]  the pool beside nginx and HAProxy (12 minutes)'
+	@echo 'make bench-jobs           real jobs on real workers: how soon they start, how many a second'
+	@echo 'make bench-scale          how the parts grow, up to 10,000 workers and 1,000,000 jobs'
+	@echo 'make bench-guard          instructions for a request, held to what they were'
 	@echo 'make lint                 formatting, lints, documentation, licences'
 	@echo 'make build                the program, optimised: target/release/trusted-pool'
 	@echo 'make install [PREFIX=DIR] the same, into DIR/bin (/usr/local/bin)'
@@ -76,6 +82,27 @@ fuzz:
 	@command -v cargo-fuzz >/dev/null || \
 	    { echo 'cargo-fuzz is missing. Install it with: cargo install --locked cargo-fuzz' >&2; exit 1; }
 	@CARGO='$(CARGO)' fuzz/run $(SECONDS) $(TARGET)
+
+.PHONY: bench
+bench:
+	@scripts/require-tools $(BUILD_TOOLS) $(BENCH_TOOLS)
+	$(CARGO) bench --locked --bench peers -- $(ARGS)
+
+.PHONY: bench-jobs
+bench-jobs:
+	@scripts/require-tools $(BUILD_TOOLS) $(RUN_TOOLS) nginx
+	$(CARGO) bench --locked --bench peers -- --jobs
+
+.PHONY: bench-scale
+bench-scale:
+	@scripts/require-tools $(BUILD_TOOLS)
+	$(CARGO) bench --locked --bench scale -- $(ARGS)
+
+# After a change that is meant to cost more: make bench-guard ARGS=--write
+.PHONY: bench-guard
+bench-guard:
+	@scripts/require-tools $(BUILD_TOOLS) nginx valgrind
+	$(CARGO) bench --locked --bench peers -- --guard $(CURDIR)/benches/peers/baseline.json $(ARGS)
 
 .PHONY: lint
 lint:

@@ -83,6 +83,20 @@ impl Plan<'_> {
 
     /// Jobs that are taken in while nothing is dispatched; and, beside them, what the disk can do.
     fn submits(&self, rows: &mut Vec<Row>) {
+        if self.wanted(FSYNC) {
+            let samples = (0..self.repeat).map(|_| Sample {
+                load: load::fsyncs(self.site.path(), self.time),
+                cpu: Duration::ZERO,
+                memory: 0,
+            });
+            let samples = samples.collect();
+            rows.push(Row {
+                case: FSYNC.to_owned(),
+                unit: Unit::Requests,
+                server: "disk".to_owned(),
+                samples,
+            });
+        }
         for (size, bytes) in [("500B", 500), ("64KiB", 64 << 10), ("10MiB", 10 << 20), ("1GiB", 1 << 30)] {
             for clients in [1, 16, 64] {
                 let name = format!("/submit {size}, {clients} clients");
@@ -143,6 +157,9 @@ impl Plan<'_> {
         }
     }
 }
+
+/// What `/submit` cannot be faster than.
+const FSYNC: &str = "/submit: 4 KiB appended and synced";
 
 const SLOW: &str = "200 slow readers of 1GiB";
 

@@ -73,7 +73,7 @@ struct Worker {
 
 impl Worker {
     fn start(site: &Site, at: usize) -> Self {
-        let directory = site.path().join(format!("worker-{at}"));
+        let directory = site.path().join(format!("runner-{at}"));
         fs::create_dir(&directory).expect("the site is writable");
         let (key, path) = (SecretKey::generate(), directory.join("worker.pem"));
         keyfile::create(&path, &key).expect("the site is writable");

@@ -1,6 +1,7 @@
 //! Who asks: downloads and uploads of this program's own client, and wrk and h2load for many small requests.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -114,6 +115,17 @@ pub fn upload_files(door: &Door, file_bytes: u64, connections: usize, time: Dura
     });
     let requests = requests.into_inner();
     Load { requests, bytes: requests * file_bytes, elapsed: begun.elapsed(), latency: None }
+}
+
+/// Appends a page to a file and waits until it is on the disk, again and again.
+pub fn fsyncs(at: &Path, time: Duration) -> Load {
+    let mut file = File::create(at.join("synced")).expect("the site is writable");
+    let (begun, mut requests) = (Instant::now(), 0);
+    while begun.elapsed() < time {
+        file.write_all(&[0x5a; 4096]).and_then(|()| file.sync_data()).expect("the disk takes it");
+        requests += 1;
+    }
+    Load { requests, bytes: requests * 4096, elapsed: begun.elapsed(), latency: None }
 }
 
 /// Submits so many trivial jobs.

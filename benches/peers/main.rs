@@ -8,6 +8,7 @@
 
 mod cases;
 mod client;
+mod dispatch;
 mod guard;
 mod jobs;
 mod load;
@@ -35,7 +36,7 @@ struct Args {
     /// Where every repetition is written for programs to read
     #[arg(long, default_value = "target/bench-peers.json")]
     json: PathBuf,
-    /// Runs jobs on real workers
+    /// Dispatches jobs, and runs them on real workers
     #[arg(long)]
     jobs: bool,
     /// Counts instructions, and holds them to those of this file
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         return if guard::run(&site, baseline, args.write) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if args.jobs {
+        dispatch::measure(&site);
         jobs::measure(&site);
         return ExitCode::SUCCESS;
     }

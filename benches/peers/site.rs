@@ -104,7 +104,7 @@ impl Site {
         let conf = self.path().join(format!("haproxy-{behind:?}.cfg"));
         fs::write(&conf, haproxy_conf(self.path(), addresses, self.worker, behind))
             .expect("the site is writable");
-        let mut command = Command::new("haproxy");
+        let mut command = Command::new(program("haproxy"));
         command.arg("-db").arg("-f").arg(conf);
         let log = self.path().join(format!("haproxy-{behind:?}.log"));
         let process = Process::start(command, &[addresses.plain, addresses.tls], &log);
@@ -160,7 +160,7 @@ impl Site {
         fs::write(&workers_file, workers.to_string()).expect("the site is writable");
         let (certificate, key) = (self.path().join("front.crt"), self.path().join("front.key"));
         let conf = format!(
-            "listen: {}\nlisten_tls: {}\ncert: {}\nkey: {}\ndata: {}\nworkers: {}\nmax_queued_jobs: 10000000\nlog: warn\n",
+            "listen: {}\nlisten_tls: {}\ncert: {}\nkey: {}\ndata: {}\nworkers: {}\nmax_queued_jobs: 10000000\nmax_upload: 2GiB\nlog: warn\n",
             addresses.plain,
             addresses.tls,
             certificate.display(),

@@ -1,5 +1,7 @@
 //! The JSON that the pool answers with.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -9,6 +11,8 @@ use crate::pool::WorkerView;
 use crate::store::{JobRow, Logs, OutputsPlace, Truncation};
 use crate::time::Timestamp;
 use crate::worker::identity::PoolKey;
+use crate::worker::trust::Identity;
+use crate::worker::{Dialect, WorkerKey};
 
 /// `GET /status/{job}`, without the worker's part.
 #[derive(Serialize)]
@@ -147,33 +151,64 @@ pub fn pool(
     total_jobs: u64,
     queued_jobs: usize,
     now: Timestamp,
-) -> Value {
-    json!({
-        "pool_id": pool,
-        "total_workers": workers.len(),
-        "healthy_workers": workers.iter().filter(|worker| worker.health.is_healthy()).count(),
-        "total_jobs": total_jobs,
-        "queued_jobs": queued_jobs,
-        "workers": workers.iter().map(|view| worker(view, now)).collect::<Vec<_>>(),
-    })
+) -> String {
+    let body = PoolBody {
+        pool_id: pool,
+        total_workers: workers.len(),
+        healthy_workers: workers.iter().filter(|worker| worker.health.is_healthy()).count(),
+        total_jobs,
+        queued_jobs,
+        workers: workers.iter().map(|view| WorkerBody::new(view, now)).collect(),
+    };
+    serde_json::to_string(&body).expect("plain data is written as JSON")
 }
 
-fn worker(view: &WorkerView, now: Timestamp) -> Value {
-    json!({
-        "worker_id": view.spec.key,
-        "endpoint": view.spec.endpoint.to_string(),
-        "is_healthy": view.health.is_healthy(),
-        "active_jobs": view.active_jobs,
-        "max_concurrent_jobs": view.limit,
-        "last_health_check": view.health.checked_at.map(Timestamp::as_unix_seconds),
-        "last_error": view.health.reason(),
-        "identity": view.health.identity(),
-        "protocol": view.health.dialect,
-        "draining": draining(view),
-        "removed_at": view.removed_since.map(Timestamp::as_unix_seconds),
-        "throttled_until": view.throttled_until.filter(|until| *until > now).map(Timestamp::as_unix_seconds),
-        "labels": view.spec.labels,
-    })
+#[derive(Serialize)]
+struct PoolBody<'a> {
+    pool_id: PoolKey,
+    total_workers: usize,
+    healthy_workers: usize,
+    total_jobs: u64,
+    queued_jobs: usize,
+    workers: Vec<WorkerBody<'a>>,
+}
+
+#[derive(Serialize)]
+struct WorkerBody<'a> {
+    worker_id: WorkerKey,
+    endpoint: String,
+    is_healthy: bool,
+    active_jobs: u32,
+    max_concurrent_jobs: u32,
+    last_health_check: Option<f64>,
+    last_error: Option<&'a str>,
+    identity: Option<Identity>,
+    protocol: Dialect,
+    draining: Option<Value>,
+    removed_at: Option<f64>,
+    throttled_until: Option<f64>,
+    labels: &'a BTreeMap<String, String>,
+}
+
+impl<'a> WorkerBody<'a> {
+    fn new(view: &'a WorkerView, now: Timestamp) -> Self {
+        let throttled_until = view.throttled_until.filter(|until| *until > now);
+        Self {
+            worker_id: view.spec.key,
+            endpoint: view.spec.endpoint.to_string(),
+            is_healthy: view.health.is_healthy(),
+            active_jobs: view.active_jobs,
+            max_concurrent_jobs: view.limit,
+            last_health_check: view.health.checked_at.map(Timestamp::as_unix_seconds),
+            last_error: view.health.reason(),
+            identity: view.health.identity(),
+            protocol: view.health.dialect,
+            draining: draining(view),
+            removed_at: view.removed_since.map(Timestamp::as_unix_seconds),
+            throttled_until: throttled_until.map(Timestamp::as_unix_seconds),
+            labels: &view.spec.labels,
+        }
+    }
 }
 
 /// Why a worker gets no more jobs, and since when: an operator said so, or took it off the list.
@@ -190,7 +225,6 @@ fn draining(view: &WorkerView) -> Option<Value> {
 mod tests {
     use super::*;
     use crate::job::{FailureCode, JobState, Last, Priority};
-    use crate::worker::WorkerKey;
 
     fn row(state: JobState) -> JobRow {
         let id = JobId::from_random([1; 12]);

@@ -21,7 +21,6 @@ use super::kept::Reading;
 use super::file::{Admitted, FileAt, Listed, OutputPassage};
 use super::outputs::{kept_files, stated_length};
 use super::passage::problem_of;
-use super::worker::Answered;
 use super::{Front, respond};
 use crate::api::{OutputPath, Problem, ProblemCode, listing};
 use crate::job::{JobId, Place};
@@ -142,22 +141,26 @@ impl Front {
         let remote = place.remote.clone();
         let mut passage = OutputPassage { to, path, remote, at: FileAt::Download, listed: Listed::Yes };
         loop {
-            let Answered { connection, mut head, .. } = match self.ask_for_file(&passage, None).await {
+            let answered = match self.ask_for_file(&passage, None).await {
                 Ok(opened) => opened,
                 Err(error) => {
                     log::warn!("output {name:?} cannot be fetched: {error}");
                     return Err(problem_of(&error));
                 }
             };
-            let Some(size) = stated_length(&head) else {
+            let Some(size) = stated_length(answered.head()) else {
                 return Err(Problem::new(
                     ProblemCode::WorkerError,
                     "the worker does not say how long the file is",
                 ));
             };
-            match passage.admit(&mut head) {
-                Ok(Admitted::Yes) => {
-                    return Ok(OpenFile { content: Content::Worker(Box::new(connection)), name, size });
+            match passage.admit(answered.head()) {
+                Ok(Admitted::Yes(_)) => {
+                    return Ok(OpenFile {
+                        content: Content::Worker(Box::new(answered.connection)),
+                        name,
+                        size,
+                    });
                 }
                 Ok(Admitted::TryAgain) => {}
                 Ok(Admitted::Refused(status)) => return Err(self.refusal(&passage, status).await),

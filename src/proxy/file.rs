@@ -4,7 +4,7 @@ use http::{HeaderName, Method, StatusCode, header};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::passage::{Destination, copy, keep_only};
+use super::passage::{Destination, copy};
 use super::respond;
 use crate::api::{OutputPath, Problem, ProblemCode};
 use crate::store::EndedRun;
@@ -45,7 +45,8 @@ pub enum Listed {
 
 /// What becomes of a worker's answer.
 pub enum Admitted {
-    Yes,
+    /// The client gets this head, and the body as it is.
+    Yes(Box<ResponseHeader>),
     /// The request goes out again, to another path.
     TryAgain,
     /// The worker does not give the file, with this status: [`OutputPassage::refusal`] says what it means.
@@ -82,14 +83,14 @@ impl OutputPassage {
         Target::file(&prefix, &self.path.encoded(), self.path.as_bytes())
     }
 
-    /// The head that the worker gets for a client's request.
-    pub fn request_head(&self, client: &RequestHeader) -> Result<RequestHeader> {
+    /// The head that the worker gets for a client's request; `target` is the passage's own.
+    pub fn request_head(&self, client: &RequestHeader, target: &Target) -> Result<RequestHeader> {
         // A sandrun worker knows no HEAD: it is asked for the file, and let go after the head of its answer.
         let method = match self.to.contact.dialect {
             Dialect::Sandrun => Method::GET,
             Dialect::V2 => client.method.clone(),
         };
-        let mut head = request_head(method.as_str(), &self.to.contact, &self.target())?;
+        let mut head = request_head(method.as_str(), &self.to.contact, target)?;
         for (name, title) in REQUEST_HEADERS {
             copy(client, &mut head, name, title)?;
         }
@@ -97,15 +98,12 @@ impl OutputPassage {
     }
 
     /// Decides what becomes of a worker's answer to a request for a file.
-    pub fn admit(&mut self, head: &mut ResponseHeader) -> Result<Admitted> {
+    pub fn admit(&mut self, head: &ResponseHeader) -> Result<Admitted> {
         match head.status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => self.admit_file(head),
             StatusCode::NOT_MODIFIED
             | StatusCode::RANGE_NOT_SATISFIABLE
-            | StatusCode::PRECONDITION_FAILED => {
-                self.set_headers(head)?;
-                Ok(Admitted::Yes)
-            }
+            | StatusCode::PRECONDITION_FAILED => Ok(Admitted::Yes(self.head(head)?)),
             StatusCode::NOT_FOUND if self.at == FileAt::Download => {
                 self.at = FileAt::Outputs;
                 Ok(Admitted::TryAgain)
@@ -114,7 +112,7 @@ impl OutputPassage {
         }
     }
 
-    fn admit_file(&self, head: &mut ResponseHeader) -> Result<Admitted> {
+    fn admit_file(&self, head: &ResponseHeader) -> Result<Admitted> {
         if let Some(other) = self.another_file(head) {
             let message =
                 format!("the worker answered with another file, {other:?}: it cannot serve this name");
@@ -125,8 +123,7 @@ impl OutputPassage {
             let message = "the worker does not say how long the file is";
             return Ok(Admitted::No(Problem::new(ProblemCode::WorkerError, message)));
         }
-        self.set_headers(head)?;
-        Ok(Admitted::Yes)
+        Ok(Admitted::Yes(self.head(head)?))
     }
 
     fn another_file(&self, head: &ResponseHeader) -> Option<String> {
@@ -137,10 +134,17 @@ impl OutputPassage {
         sandrun::another_file(stated.as_bytes(), &self.path)
     }
 
-    fn set_headers(&self, head: &mut ResponseHeader) -> Result<()> {
-        keep_only(head, &RESPONSE_HEADERS);
+    /// The head that the client gets for a worker's.
+    fn head(&self, from: &ResponseHeader) -> Result<Box<ResponseHeader>> {
+        let mut head = Box::new(ResponseHeader::build(from.status, Some(RESPONSE_HEADERS.len() + 8))?);
+        for name in RESPONSE_HEADERS {
+            if let Some(value) = from.headers.get(&name) {
+                head.insert_header(name, value.clone())?;
+            }
+        }
         head.insert_header(header::CONTENT_DISPOSITION, content_disposition(&self.path))?;
-        respond::distrust_content(head)
+        respond::distrust_content(&mut head)?;
+        Ok(head)
     }
 
     /// What an error of the worker means. A sandrun worker answers 500 for a file that is not there, so its listing

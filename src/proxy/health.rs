@@ -9,13 +9,23 @@ use super::jobs::store_problem;
 use super::{Front, respond};
 use crate::api::bodies;
 
+/// A view of more workers than these is a long answer, of about 400 bytes for each.
+const MANY_WORKERS: usize = 1000;
+
 impl Front {
     /// `GET /pool`.
     pub(super) async fn pool_view(&self, session: &mut Session) -> Result<()> {
         let workers = self.pool.view();
+        let _large = match workers.len() {
+            0..=MANY_WORKERS => None,
+            _ => match self.large_answer().await {
+                Ok(permit) => Some(permit),
+                Err(problem) => return respond::problem(session, &problem).await,
+            },
+        };
         let (total, queued) = (self.queue.total_jobs(), self.queue.waiting_jobs());
         let body = bodies::pool(self.dialer.pool_key(), &workers, total, queued, self.clock.now());
-        respond::json(session, StatusCode::OK, &body).await
+        respond::text(session, StatusCode::OK, body).await
     }
 
     /// `GET /health`: the process answers.

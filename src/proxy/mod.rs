@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! early_request_filter   limits on the connection
-//! request_filter         route; who asks, and whether they may; what the pool answers itself is answered here, uploads are taken in here
+//! request_filter         route; who asks, and whether they may; what the pool answers itself is answered here, uploads are taken in here,
+//!                        and files are passed on from here
 //! upstream_peer          where a request that passes through goes
 //! connected_to_upstream  that it is the worker who is there
 //! upstream_request_filter   the head that the worker gets, rebuilt

@@ -288,7 +288,7 @@ fn admit_follow(head: &mut ResponseHeader) -> Result<Admitted> {
     }
 }
 
-pub fn keep_only(head: &mut ResponseHeader, kept: &[HeaderName]) {
+fn keep_only(head: &mut ResponseHeader, kept: &[HeaderName]) {
     let names: Vec<HeaderName> = head.headers.keys().filter(|name| !kept.contains(name)).cloned().collect();
     for name in names {
         head.remove_header(&name);

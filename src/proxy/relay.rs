@@ -5,7 +5,7 @@
 //! to the client's socket.
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, header};
+use http::{Method, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::client::HttpSession;
@@ -36,15 +36,15 @@ impl Front {
     /// Answers with a file from the worker.
     pub(super) async fn relay(&self, session: &mut Session, mut passage: OutputPassage) -> Result<()> {
         loop {
-            let mut answered = match self.ask_for_file(&passage, Some(session.req_header())).await {
+            let answered = match self.ask_for_file(&passage, Some(session.req_header())).await {
                 Ok(answered) => answered,
                 Err(error) => {
                     report_failure(&self.pool, &passage.to.contact, &error);
                     return respond::problem(session, &problem_of(&error)).await;
                 }
             };
-            match passage.admit(&mut answered.head)? {
-                Admitted::Yes => return self.pass_on(session, &passage, answered).await,
+            match passage.admit(answered.head())? {
+                Admitted::Yes(head) => return self.pass_on(session, &passage, answered, head).await,
                 Admitted::TryAgain => self.let_go(answered).await,
                 Admitted::Refused(status) => {
                     let problem = self.refusal(&passage, status).await;
@@ -60,10 +60,9 @@ impl Front {
         session: &mut Session,
         passage: &OutputPassage,
         mut answered: Answered,
+        mut head: Box<ResponseHeader>,
     ) -> Result<()> {
-        let Answered { connection, head, .. } = &mut answered;
-        let mut head = Box::new(std::mem::replace(head, ResponseHeader::build(StatusCode::OK, None)?));
-        head.set_version(Version::HTTP_11);
+        let connection = &mut answered.connection;
         let length = stated_length(&head);
         if has_no_body(session, &head) {
             session.write_response_header(head, true).await?;

@@ -44,7 +44,7 @@ impl Front {
         let (contact, target) = (&passage.to.contact, passage.target());
         let peer = http_peer(&self.dialer, contact, passage.to.address, &target)?;
         let request = match client {
-            Some(client) => passage.request_head(client)?,
+            Some(client) => passage.request_head(client, &target)?,
             None => request_head("GET", contact, &target)?,
         };
         let mut tries = 1;
@@ -55,7 +55,7 @@ impl Front {
             connection.set_read_timeout(peer.options.read_timeout);
             connection.set_write_timeout(peer.options.write_timeout);
             match exchange_heads(&mut connection, request.clone()).await {
-                Ok(head) => return Ok(Answered { connection, head, peer }),
+                Ok(()) => return Ok(Answered { connection, peer }),
                 // A connection that was kept may have ended meanwhile, unseen until it was used.
                 Err(_) if kept && tries < PROXY_TRIES => tries += 1,
                 Err(error) => return Err(error.into_up()),
@@ -65,7 +65,7 @@ impl Front {
 
     /// Keeps the connection for another request, if it may be and its answer was read to the end.
     pub(super) async fn let_go(&self, answered: Answered) {
-        let Answered { connection, peer, .. } = answered;
+        let Answered { connection, peer } = answered;
         self.connector.release_http_session(connection, &peer, peer.options.idle_timeout).await;
     }
 }
@@ -73,11 +73,16 @@ impl Front {
 /// A worker's answer, up to its body.
 pub(super) struct Answered {
     pub connection: HttpSession,
-    pub head: ResponseHeader,
     peer: HttpPeer,
 }
 
-async fn exchange_heads(connection: &mut HttpSession, request: RequestHeader) -> Result<ResponseHeader> {
+impl Answered {
+    pub fn head(&self) -> &ResponseHeader {
+        self.connection.response_header().expect("it was read")
+    }
+}
+
+async fn exchange_heads(connection: &mut HttpSession, request: RequestHeader) -> Result<()> {
     connection.write_request_header(Box::new(request)).await?;
     connection.finish_request_body().await?;
     loop {
@@ -85,7 +90,7 @@ async fn exchange_heads(connection: &mut HttpSession, request: RequestHeader) ->
         let head = connection.response_header().ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
         // What comes before the answer (RFC 9110, section 15.2).
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(head.clone());
+            return Ok(());
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod explain;
 pub mod order;
+mod terms;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,7 @@ use crate::store::{
 };
 use crate::time::{Clock, Timestamp};
 use order::{Class, Place, Taken, Turn, Waiting};
+use terms::SharedTerms;
 
 /// Pauses between tries to write a step that the store could not take: what has happened to a job cannot be refused.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -51,6 +53,7 @@ struct Shared {
     clock: Clock,
     defaults: DefaultTerms,
     live: DashMap<JobId, Arc<LiveJob>>,
+    terms: SharedTerms,
     waiting: Mutex<Waiting>,
     /// When waiting jobs have waited for too long. An entry may outlive the wait that it was made for.
     deadlines: Mutex<BTreeSet<(Timestamp, JobId)>>,
@@ -249,6 +252,7 @@ impl Queue {
             clock,
             defaults,
             live: DashMap::new(),
+            terms: SharedTerms::default(),
             waiting: Mutex::default(),
             deadlines: Mutex::default(),
             total: AtomicU64::new(0),
@@ -513,7 +517,8 @@ impl Queue {
     }
 
     /// Makes a job live, unless it is.
-    fn enter(&self, row: JobRow) -> Arc<LiveJob> {
+    fn enter(&self, mut row: JobRow) -> Arc<LiveJob> {
+        row.terms = self.shared.terms.share(row.terms);
         let waits = matches!(row.state, JobState::Queued { .. });
         let job = match self.shared.live.entry(row.id.clone()) {
             Entry::Occupied(live) => return Arc::clone(live.get()),
