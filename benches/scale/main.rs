@@ -10,10 +10,6 @@ mod restart;
 
 use clap::Parser;
 
-// As the program itself has it.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[derive(Parser)]
 struct Args {
     /// The largest number of jobs; the others are this, divided by ten again and again

@@ -79,6 +79,8 @@ impl Front {
             }
         } else {
             if length.is_none() {
+                // Pingora takes a length that is stated twice for one; a client might not.
+                head.remove_header(&header::CONTENT_LENGTH);
                 respond::without_length(session, &mut head)?;
             }
             session.write_response_header(head, false).await?;
