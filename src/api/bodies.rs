@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::job::{Attempt, ClientName, Failure, JobId, Outcome};
-use crate::pool::WorkerView;
+use crate::pool::{WorkerCount, WorkerView};
 use crate::store::{JobRow, Logs, OutputsPlace, Truncation};
 use crate::time::Timestamp;
 use crate::worker::identity::PoolKey;
@@ -144,33 +144,37 @@ pub fn logs(logs: &Logs) -> Value {
     body
 }
 
-/// `GET /pool`.
-pub fn pool(
-    pool: PoolKey,
-    workers: &[WorkerView],
-    total_jobs: u64,
-    queued_jobs: usize,
-    now: Timestamp,
-) -> String {
-    let body = PoolBody {
-        pool_id: pool,
-        total_workers: workers.len(),
-        healthy_workers: workers.iter().filter(|worker| worker.health.is_healthy()).count(),
-        total_jobs,
-        queued_jobs,
-        workers: workers.iter().map(|view| WorkerBody::new(view, now)).collect(),
-    };
-    serde_json::to_string(&body).expect("plain data is written as JSON")
-}
-
+/// `GET /pool`, without the workers.
 #[derive(Serialize)]
-struct PoolBody<'a> {
+pub struct PoolBody {
     pool_id: PoolKey,
     total_workers: usize,
     healthy_workers: usize,
     total_jobs: u64,
     queued_jobs: usize,
-    workers: Vec<WorkerBody<'a>>,
+}
+
+impl PoolBody {
+    pub fn new(pool_id: PoolKey, workers: WorkerCount, total_jobs: u64, queued_jobs: usize) -> Self {
+        let WorkerCount { total, healthy } = workers;
+        Self { pool_id, total_workers: total, healthy_workers: healthy, total_jobs, queued_jobs }
+    }
+
+    /// The answer up to its first worker; [`POOL_END`] ends it.
+    pub fn begin(&self) -> String {
+        let mut text = serde_json::to_string(self).expect("plain data is written as JSON");
+        text.pop();
+        text.push_str(",\"workers\":[");
+        text
+    }
+}
+
+/// What follows the last worker in a pool answer.
+pub const POOL_END: &str = "]}";
+
+/// One of the workers of `GET /pool`.
+pub fn worker(view: &WorkerView, now: Timestamp) -> String {
+    serde_json::to_string(&WorkerBody::new(view, now)).expect("plain data is written as JSON")
 }
 
 #[derive(Serialize)]

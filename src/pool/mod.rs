@@ -13,6 +13,7 @@ pub mod slots;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -113,6 +114,13 @@ pub struct WorkerView {
     pub drain: Option<Drain>,
     /// Since when it is no longer listed.
     pub removed_since: Option<Timestamp>,
+}
+
+/// The workers, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerCount {
+    pub total: usize,
+    pub healthy: usize,
 }
 
 /// What a health check has changed.
@@ -344,6 +352,18 @@ impl Pool {
     }
 
     pub fn view(&self) -> Vec<WorkerView> {
+        self.view_after(None, usize::MAX)
+    }
+
+    /// How many workers there are, and how many of them are healthy.
+    pub fn count(&self) -> WorkerCount {
+        let state = self.shared.lock();
+        let healthy = state.workers.values().filter(|member| member.health.is_healthy()).count();
+        WorkerCount { total: state.workers.len(), healthy }
+    }
+
+    /// The first so many workers past one, in the order of their keys.
+    pub fn view_after(&self, last: Option<WorkerKey>, max: usize) -> Vec<WorkerView> {
         let state = self.shared.lock();
         let view = |(key, member): (&WorkerKey, &Member)| WorkerView {
             spec: Arc::clone(&member.spec),
@@ -357,7 +377,8 @@ impl Pool {
                 Listing::Removed { since } => Some(since),
             },
         };
-        state.workers.iter().map(view).collect()
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        state.workers.range((from, Bound::Unbounded)).take(max).map(view).collect()
     }
 
     /// Changes one worker, tells the slots, and rings the bell: it may be able to take a job now.

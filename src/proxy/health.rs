@@ -1,5 +1,6 @@
 //! What the pool says of itself: `/`, `/pool`, `/health`, `/ready`.
 
+use bytes::Bytes;
 use http::StatusCode;
 use pingora::Result;
 use pingora_proxy::Session;
@@ -7,25 +8,46 @@ use serde_json::json;
 
 use super::jobs::store_problem;
 use super::{Front, respond};
-use crate::api::bodies;
+use crate::api::bodies::{self, PoolBody};
+use crate::worker::WorkerKey;
 
-/// A view of more workers than these is a long answer, of about 400 bytes for each.
-const MANY_WORKERS: usize = 1000;
+/// Workers that are written at once, at about 400 bytes each.
+const WORKERS_PIECE: usize = 200;
 
 impl Front {
-    /// `GET /pool`.
+    /// `GET /pool`. A long list is told piece by piece: each worker is as it was when its piece was written.
     pub(super) async fn pool_view(&self, session: &mut Session) -> Result<()> {
-        let workers = self.pool.view();
-        let _large = match workers.len() {
-            0..=MANY_WORKERS => None,
-            _ => match self.large_answer().await {
-                Ok(permit) => Some(permit),
-                Err(problem) => return respond::problem(session, &problem).await,
-            },
-        };
-        let (total, queued) = (self.queue.total_jobs(), self.queue.waiting_jobs());
-        let body = bodies::pool(self.dialer.pool_key(), &workers, total, queued, self.clock.now());
-        respond::text(session, StatusCode::OK, body).await
+        let (total_jobs, queued) = (self.queue.total_jobs(), self.queue.waiting_jobs());
+        let body = PoolBody::new(self.dialer.pool_key(), self.pool.count(), total_jobs, queued);
+        let (mut piece, mut last) = (body.begin(), None);
+        if !self.push_workers(&mut piece, &mut last) {
+            return respond::text(session, StatusCode::OK, piece).await;
+        }
+        if !respond::begin(session, "application/json").await? {
+            return Ok(());
+        }
+        let mut is_more = true;
+        while is_more {
+            session.write_response_body(Some(Bytes::from(std::mem::take(&mut piece))), false).await?;
+            is_more = self.push_workers(&mut piece, &mut last);
+        }
+        session.write_response_body(Some(Bytes::from(piece)), true).await
+    }
+
+    /// Writes the next workers past the last one that was written, or the end; says whether there may be more.
+    fn push_workers(&self, text: &mut String, last: &mut Option<WorkerKey>) -> bool {
+        let (workers, now) = (self.pool.view_after(*last, WORKERS_PIECE), self.clock.now());
+        for view in &workers {
+            if last.replace(view.spec.key).is_some() {
+                text.push(',');
+            }
+            text.push_str(&bodies::worker(view, now));
+        }
+        let is_more = workers.len() == WORKERS_PIECE;
+        if !is_more {
+            text.push_str(bodies::POOL_END);
+        }
+        is_more
     }
 
     /// `GET /health`: the process answers.

@@ -35,6 +35,16 @@ pub fn without_length(session: &mut Session, head: &mut ResponseHeader) -> Resul
     head.insert_header(header::TRANSFER_ENCODING, "chunked")
 }
 
+/// Begins an answer whose length is known only at its end; `false` where the client asked for the head alone, which is then all.
+pub async fn begin(session: &mut Session, content_type: &'static str) -> Result<bool> {
+    let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
+    head.insert_header(header::CONTENT_TYPE, content_type)?;
+    without_length(session, &mut head)?;
+    let head_only = session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(head), head_only).await?;
+    Ok(!head_only)
+}
+
 /// Answers with JSON.
 pub async fn json(session: &mut Session, status: StatusCode, body: &Value) -> Result<()> {
     text(session, status, body.to_string()).await

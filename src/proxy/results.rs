@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
-use pingora::http::ResponseHeader;
+use http::StatusCode;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
@@ -87,12 +86,7 @@ impl Front {
         if rendering.sections.is_empty() {
             return respond::json_bytes(session, StatusCode::OK, Bytes::from(first)).await;
         }
-        let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
-        head.insert_header(header::CONTENT_TYPE, "application/json")?;
-        respond::without_length(session, &mut head)?;
-        let head_only = session.req_header().method == Method::HEAD;
-        session.write_response_header(Box::new(head), head_only).await?;
-        if head_only {
+        if !respond::begin(session, "application/json").await? {
             return Ok(());
         }
         session.write_response_body(Some(Bytes::from(first)), false).await?;

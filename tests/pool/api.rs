@@ -1,5 +1,6 @@
 //! Every request and response of the HTTP API, by shape.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
@@ -110,6 +111,27 @@ async fn pool_tells_of_its_workers_and_jobs() {
     assert_eq!((&worker["active_jobs"], &worker["max_concurrent_jobs"]), (&json!(0), &json!(3)));
     assert_time(&worker["last_health_check"]);
     assert_eq!(worker["identity"], "claimed");
+}
+
+#[tokio::test]
+async fn pool_tells_of_each_of_many_workers_once() {
+    // Told in pieces of 200: none, one and two of them are full.
+    for total in [199, 200, 450] {
+        let mut listed: Vec<Value> = (0..total).map(|_| nobody()).collect();
+        for (at, worker) in listed.iter_mut().enumerate() {
+            worker["endpoint"] = json!(format!("http://127.1.{}.{}:9", at / 250, at % 250 + 1));
+        }
+        let pool = Pool::start(&listed, "").await;
+        let view = pool.get("/pool").await.expect(200);
+        assert_eq!((&view["total_workers"], &view["healthy_workers"]), (&json!(total), &json!(0)));
+        let ids = |workers: &[Value]| -> BTreeSet<String> {
+            workers.iter().map(|worker| worker["worker_id"].as_str().expect("an id").to_owned()).collect()
+        };
+        let shown = view["workers"].as_array().expect("workers");
+        assert_eq!((shown.len(), ids(shown)), (total, ids(&listed)));
+        let head = pool.call(Call::new("HEAD", "/pool")).await;
+        assert_eq!((head.status(), head.text()), (200, String::new()));
+    }
 }
 
 #[tokio::test]
