@@ -18,7 +18,7 @@ impl Front {
     /// `GET /pool`. A long list is told piece by piece: each worker is as it was when its piece was written.
     pub(super) async fn pool_view(&self, session: &mut Session) -> Result<()> {
         let (total_jobs, queued) = (self.queue.total_jobs(), self.queue.waiting_jobs());
-        let body = PoolBody::new(self.dialer.pool_key(), self.pool.count(), total_jobs, queued);
+        let body = PoolBody::new(self.peers.dialer().pool_key(), self.pool.count(), total_jobs, queued);
         let (mut piece, mut last) = (body.begin(), None);
         if !self.push_workers(&mut piece, &mut last) {
             return respond::text(session, StatusCode::OK, piece).await;

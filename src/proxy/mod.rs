@@ -20,6 +20,7 @@ mod cors;
 mod file;
 mod follow;
 mod health;
+mod idle;
 mod jobs;
 mod kept;
 mod outputs;
@@ -62,8 +63,9 @@ use crate::store::Store;
 use crate::telemetry::audit::AuditLog;
 use crate::time::Clock;
 use crate::upstream::Upstream;
-use crate::upstream::tls::Dialer;
+use crate::upstream::peer::Peers;
 use cors::CorsBuilder;
+pub use idle::IdleConnections;
 use passage::Passage;
 
 /// A client that reads nothing for this long has gone.
@@ -118,7 +120,8 @@ pub struct Front {
     pub large_answers: Semaphore,
     /// Makes the connections that archives are fetched over; it lives as long as the front's runtime.
     pub connector: Connector,
-    pub dialer: Dialer,
+    pub idle: IdleConnections,
+    pub peers: Peers,
     pub audit: AuditLog,
 }
 
@@ -220,7 +223,7 @@ impl ProxyHttp for Front {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        ctx.passage.as_ref().ok_or_else(no_passage)?.peer(&self.dialer).map_err(pingora::Error::into_up)
+        ctx.passage.as_ref().ok_or_else(no_passage)?.peer(&self.peers).map_err(pingora::Error::into_up)
     }
 
     async fn connected_to_upstream(

@@ -19,8 +19,7 @@ use crate::api::{Problem, ProblemCode};
 use crate::pool::Pool;
 use crate::queue::LiveJob;
 use crate::upstream::gate::Turn;
-use crate::upstream::peer::{Target, http_peer, request_head};
-use crate::upstream::tls::Dialer;
+use crate::upstream::peer::{Peers, Target, request_head};
 use crate::upstream::{Contact, Stage, sandrun};
 
 /// A request on its way through.
@@ -91,13 +90,13 @@ const HANDSHAKE_HEADERS: [HeaderName; 5] = [
 ];
 
 impl Passage {
-    pub fn peer(&self, dialer: &Dialer) -> Result<Box<HttpPeer>> {
+    pub fn peer(&self, peers: &Peers) -> Result<Box<HttpPeer>> {
         let (to, target) = match self {
             Self::Status(status) => (&status.to, status.target.clone()),
             Self::Stream(stream) => (&stream.to, stream.target.clone()),
             Self::Follow(follow) => (&follow.to, follow.target.clone()),
         };
-        let mut peer = http_peer(dialer, &to.contact, to.address, &target)?;
+        let mut peer = peers.peer(&to.contact, to.address, &target)?;
         match self {
             Self::Status(status) => {
                 peer.options.connection_timeout = Some(status.patience);

@@ -10,7 +10,7 @@ use pingora::{Error, ErrorType, Result};
 use super::file::OutputPassage;
 use super::{Front, PROXY_TRIES};
 use crate::upstream::Contact;
-use crate::upstream::peer::{http_peer, is_of_worker, request_head};
+use crate::upstream::peer::{is_of_worker, request_head};
 
 impl Front {
     /// Sees to it that a connection is to the worker, before anything is written to it.
@@ -42,15 +42,22 @@ impl Front {
         client: Option<&RequestHeader>,
     ) -> Result<Answered> {
         let (contact, target) = (&passage.to.contact, passage.target());
-        let peer = http_peer(&self.dialer, contact, passage.to.address, &target)?;
+        let peer = self.peers.peer(contact, passage.to.address, &target)?;
         let request = match client {
             Some(client) => passage.request_head(client, &target)?,
             None => request_head("GET", contact, &target)?,
         };
         let mut tries = 1;
         loop {
-            let (mut connection, kept) =
-                self.connector.get_http_session(&peer).await.map_err(Error::into_up)?;
+            let (mut connection, kept) = match self.idle.take(&peer) {
+                Some(connection) => (HttpSession::H1(connection), true),
+                // Boxed: seldom needed, and much to move about.
+                None => {
+                    let (connection, _) =
+                        Box::pin(self.connector.get_http_session(&peer)).await.map_err(Error::into_up)?;
+                    (connection, false)
+                }
+            };
             self.confirm(contact, &peer, connection.digest()).await?;
             connection.set_read_timeout(peer.options.read_timeout);
             connection.set_write_timeout(peer.options.write_timeout);
@@ -66,7 +73,9 @@ impl Front {
     /// Keeps the connection for another request, if it may be and its answer was read to the end.
     pub(super) async fn let_go(&self, answered: Answered) {
         let Answered { connection, peer } = answered;
-        self.connector.release_http_session(connection, &peer, peer.options.idle_timeout).await;
+        if let HttpSession::H1(connection) = connection {
+            self.idle.keep(connection, &peer).await;
+        }
     }
 }
 

@@ -40,7 +40,7 @@ use crate::outputs::quota::Quota;
 use crate::pool::Pool;
 use crate::pool::membership::Departures;
 use crate::pool::prober::Prober;
-use crate::proxy::{Front, FrontConfig, LARGE_ANSWERS_MAX, PROXY_TRIES, Shutdown};
+use crate::proxy::{Front, FrontConfig, IdleConnections, LARGE_ANSWERS_MAX, PROXY_TRIES, Shutdown};
 use crate::queue::{LiveJob, Queue, QueueDeadlines};
 use crate::retention::{Retention, UploadRoom};
 use crate::spool::{Inspect, Spool, UploadLimits};
@@ -51,6 +51,7 @@ use crate::telemetry::audit::{self, AuditLog};
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::client::{HttpUpstream, Timeouts};
+use crate::upstream::peer::Peers;
 use crate::upstream::tls::Dialer;
 use crate::worker::certificate::OwnCertificate;
 use background::{Announcing, Collecting, Dispatching, Probing, Reconciling};
@@ -359,7 +360,8 @@ impl Assembly {
             uploads: Semaphore::new(self.config.uploads.open_max as usize),
             large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
             connector: Connector::new(None),
-            dialer: self.dialer.clone(),
+            idle: IdleConnections::default(),
+            peers: Peers::new(self.dialer.clone()),
             audit: self.audit.clone(),
         };
         let mut proxy = http_proxy(&server.configuration, front);

@@ -14,12 +14,15 @@ use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketS
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use pingora::{ErrorType, OkOrErr, OrErr, Result};
+use quick_cache::sync::Cache;
+use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Contact;
 use super::raw_target::RawTarget;
 use super::tls::{Dialer, WorkerStream};
 use crate::worker::certificate::Leaf;
+use crate::worker::identity::SecretKey;
 use crate::worker::{Dialect, WorkerKey, WorkerSpec};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,6 +32,9 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a kept-alive connection to a worker is kept for the next request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pinned peers that are kept: of the workers that files were fetched from lately.
+const PINNED_MAX: usize = 1024;
 
 /// TLS 1.3 as Pingora calls it. It would take 1.2 too.
 const TLS_VERSION: &str = "TLSv1_3";
@@ -72,32 +78,63 @@ impl Target {
     }
 }
 
-/// The peer for one request to a worker. One with an `https` endpoint has TLS and must show its key; a worker that has shown
-/// none since the pool started has no peer.
-///
-/// Pingora accepts whatever the worker's key has signed, which is more than the key itself. So [`is_of_worker`] has a say
-/// before anything is written.
-pub fn http_peer(
-    dialer: &Dialer,
-    contact: &Contact,
-    address: SocketAddr,
-    target: &Target,
-) -> Result<HttpPeer> {
-    let mut peer = if target.needs_raw_bytes(contact.dialect) {
-        raw_peer(dialer, contact, address, target)
-    } else if contact.spec.endpoint.is_tls() {
-        let leaf = contact.leaf.as_ref();
-        let leaf = leaf.or_err(ErrorType::InvalidCert, "the worker has not shown its key yet")?;
-        pinned_peer(dialer, leaf, address)
-    } else {
-        plain_peer(contact, address)
-    };
-    peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
-    peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
-    peer.options.read_timeout = Some(READ_TIMEOUT);
-    peer.options.write_timeout = Some(READ_TIMEOUT);
-    peer.options.idle_timeout = Some(IDLE_TIMEOUT);
-    Ok(peer)
+/// Makes the peers of this pool's requests.
+pub struct Peers {
+    dialer: Dialer,
+    /// To make one anew for each request is as dear as to serve a small file: certificates are read for it.
+    pinned: Cache<([u8; 32], SocketAddr), Arc<Pinned>>,
+}
+
+/// The peer that a worker with this certificate is at one address.
+struct Pinned {
+    peer: HttpPeer,
+    /// What the pool shows there.
+    own: Arc<CertifiedKey>,
+}
+
+impl Peers {
+    pub fn new(dialer: Dialer) -> Self {
+        Self { dialer, pinned: Cache::new(PINNED_MAX) }
+    }
+
+    pub fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
+    /// The peer for one request to a worker. One with an `https` endpoint has TLS and must show its key; a worker that has shown
+    /// none since the pool started has no peer.
+    ///
+    /// Pingora accepts whatever the worker's key has signed, which is more than the key itself. So [`is_of_worker`] has a say
+    /// before anything is written.
+    pub fn peer(&self, contact: &Contact, address: SocketAddr, target: &Target) -> Result<HttpPeer> {
+        let mut peer = if target.needs_raw_bytes(contact.dialect) {
+            raw_peer(&self.dialer, contact, address, target)
+        } else if contact.spec.endpoint.is_tls() {
+            let leaf = contact.leaf.as_ref();
+            let leaf = leaf.or_err(ErrorType::InvalidCert, "the worker has not shown its key yet")?;
+            self.pinned(leaf, address).peer.clone()
+        } else {
+            plain_peer(contact, address)
+        };
+        peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
+        peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
+        peer.options.read_timeout = Some(READ_TIMEOUT);
+        peer.options.write_timeout = Some(READ_TIMEOUT);
+        peer.options.idle_timeout = Some(IDLE_TIMEOUT);
+        Ok(peer)
+    }
+
+    fn pinned(&self, leaf: &Leaf, address: SocketAddr) -> Arc<Pinned> {
+        let (own, key) = (self.dialer.own_certificate().current(), (leaf.digest(), address));
+        // The pool renews its certificate from time to time.
+        if let Some(made) = self.pinned.get(&key).filter(|made| Arc::ptr_eq(&made.own, &own)) {
+            return made;
+        }
+        let secret = self.dialer.own_certificate().secret();
+        let made = Arc::new(Pinned { peer: pinned_peer(secret, &own, leaf, address), own });
+        self.pinned.insert(key, Arc::clone(&made));
+        made
+    }
 }
 
 fn plain_peer(contact: &Contact, address: SocketAddr) -> HttpPeer {
@@ -107,16 +144,15 @@ fn plain_peer(contact: &Contact, address: SocketAddr) -> HttpPeer {
     peer
 }
 
-fn pinned_peer(dialer: &Dialer, leaf: &Leaf, address: SocketAddr) -> HttpPeer {
+fn pinned_peer(secret: &SecretKey, own: &CertifiedKey, leaf: &Leaf, address: SocketAddr) -> HttpPeer {
     // Pingora keeps connections by address, server name and group, and not by whom it has verified: without these two it
     // would hand a connection to one worker to a request for another. A worker with a new certificate is a new peer.
     let mut peer = HttpPeer::new(address, true, server_name(leaf.key()));
     peer.group_key = group(&leaf.digest());
     peer.options.verify_hostname = false;
     peer.options.ca = Some(Arc::from([WrappedX509::new(leaf.der().to_vec(), parse_x509)]));
-    let own = dialer.own_certificate();
-    let chain = own.current().cert.iter().map(|der| der.to_vec()).collect();
-    peer.client_cert_key = Some(Arc::new(CertKey::new(chain, own.secret().to_pkcs8_der().to_vec())));
+    let chain = own.cert.iter().map(|der| der.to_vec()).collect();
+    peer.client_cert_key = Some(Arc::new(CertKey::new(chain, secret.to_pkcs8_der().to_vec())));
     peer
 }
 

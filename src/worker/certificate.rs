@@ -37,7 +37,8 @@ const RENEWED_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// That its sender has the key is what the handshake shows, not the certificate.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Leaf {
-    der: CertificateDer<'static>,
+    der: Arc<CertificateDer<'static>>,
+    digest: [u8; 32],
     key: WorkerKey,
 }
 
@@ -71,7 +72,8 @@ impl Leaf {
         let algorithms = ring::default_provider().signature_verification_algorithms;
         verify_server_cert_signed_by_trust_anchor(&parsed, &anchor, &[], now, algorithms.all)
             .map_err(LeafError::Invalid)?;
-        Ok(Self { der: der.clone().into_owned(), key })
+        let digest = Sha256::digest(der).into();
+        Ok(Self { der: Arc::new(der.clone().into_owned()), digest, key })
     }
 
     /// Reads a certificate that must be this key's.
@@ -93,7 +95,7 @@ impl Leaf {
 
     /// SHA-256 of the certificate.
     pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(&self.der).into()
+        self.digest
     }
 }
 
