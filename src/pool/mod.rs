@@ -13,6 +13,7 @@ pub mod slots;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ use crate::time::Timestamp;
 use crate::upstream::{CheckFailure, Contact, HealthReport, gate::Gate};
 use crate::worker::trust::Identity;
 use crate::worker::{Dialect, WorkerKey, WorkerSpec};
-use health::{Flip, Health, IdentityNews};
+use health::{Flip, Health, IdentityNews, Standing};
+pub use member::Checks;
 use member::{Carries, Concurrency, Member, Throttle};
 use membership::{Arrival, Listing};
 use slots::Slots;
@@ -113,6 +115,16 @@ pub struct WorkerView {
     pub drain: Option<Drain>,
     /// Since when it is no longer listed.
     pub removed_since: Option<Timestamp>,
+    pub checks: Checks,
+}
+
+/// How many workers are how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standings {
+    pub healthy: usize,
+    pub unchecked: usize,
+    pub distrusted: usize,
+    pub down: usize,
 }
 
 /// What a health check has changed.
@@ -128,6 +140,22 @@ impl Shared {
 }
 
 impl State {
+    fn view(&self, key: WorkerKey, member: &Member) -> WorkerView {
+        WorkerView {
+            spec: Arc::clone(&member.spec),
+            health: member.health.clone(),
+            active_jobs: self.slots.active(key),
+            limit: member.limit(),
+            throttled_until: member.throttle.map(|throttle| throttle.until),
+            drain: member.drain.clone(),
+            removed_since: match member.listing {
+                Listing::Listed => None,
+                Listing::Removed { since } => Some(since),
+            },
+            checks: member.checks,
+        }
+    }
+
     /// Tells the slots what a worker's health and limits are now.
     fn settle(&mut self, key: WorkerKey) {
         if let Some(member) = self.workers.get(&key) {
@@ -258,6 +286,10 @@ impl Pool {
             }
             let answered_at = checked.as_ref().ok().and_then(|report| report.address);
             member.address = answered_at.or(member.address);
+            match &checked {
+                Ok(_) => member.checks.passed += 1,
+                Err(_) => member.checks.failed += 1,
+            }
             let identity = member.health.identity_news(worker, required, &checked);
             Observed { flip: member.health.observe(worker, required, checked, now), identity }
         });
@@ -345,19 +377,28 @@ impl Pool {
 
     pub fn view(&self) -> Vec<WorkerView> {
         let state = self.shared.lock();
-        let view = |(key, member): (&WorkerKey, &Member)| WorkerView {
-            spec: Arc::clone(&member.spec),
-            health: member.health.clone(),
-            active_jobs: state.slots.active(*key),
-            limit: member.limit(),
-            throttled_until: member.throttle.map(|throttle| throttle.until),
-            drain: member.drain.clone(),
-            removed_since: match member.listing {
-                Listing::Listed => None,
-                Listing::Removed { since } => Some(since),
-            },
-        };
-        state.workers.iter().map(view).collect()
+        state.workers.iter().map(|(key, member)| state.view(*key, member)).collect()
+    }
+
+    /// So many workers that come after one, in the order of their keys: a piece of a view that is too long to be held whole.
+    pub fn view_after(&self, worker: Option<WorkerKey>, workers_max: usize) -> Vec<WorkerView> {
+        let after = worker.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.shared.lock();
+        let members = state.workers.range((after, Bound::Unbounded)).take(workers_max);
+        members.map(|(key, member)| state.view(*key, member)).collect()
+    }
+
+    pub fn standings(&self) -> Standings {
+        let mut standings = Standings::default();
+        for member in self.shared.lock().workers.values() {
+            *match member.health.standing {
+                Standing::Healthy { .. } => &mut standings.healthy,
+                Standing::Unchecked => &mut standings.unchecked,
+                Standing::Distrusted { .. } => &mut standings.distrusted,
+                Standing::Down { .. } => &mut standings.down,
+            } += 1;
+        }
+        standings
     }
 
     /// Changes one worker, tells the slots, and rings the bell: it may be able to take a job now.

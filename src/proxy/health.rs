@@ -65,7 +65,7 @@ impl Front {
             "endpoints": [
                 "POST /submit", "GET /status/{job}", "GET /logs/{job}", "GET /outputs/{job}", "GET /outputs/{job}/{path}",
                 "GET /download/{job}/{path}", "GET /download/{job}", "GET /stream/{job}", "GET /jobs", "GET /pool",
-                "GET /health", "GET /ready",
+                "GET /health", "GET /ready", "GET /metrics",
             ],
         });
         respond::json(session, StatusCode::OK, &body).await
