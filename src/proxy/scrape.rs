@@ -34,10 +34,13 @@ struct OfWorkers {
 
 /// What is written of a worker.
 enum Values {
-    One(fn(&WorkerView, Timestamp) -> f64),
+    One(Read),
     /// One for each of a label's values.
-    Labelled(&'static str, [(&'static str, fn(&WorkerView) -> f64); 2]),
+    Labelled(&'static str, [(&'static str, Read); 2]),
 }
+
+/// A value of a worker as it is at a time.
+type Read = fn(&WorkerView, Timestamp) -> f64;
 
 const OF_WORKERS: [OfWorkers; 7] = [
     gauge(
@@ -77,18 +80,14 @@ const OF_WORKERS: [OfWorkers; 7] = [
         values: Values::Labelled(
             "result",
             [
-                ("passed", |worker| worker.checks.passed as f64),
-                ("failed", |worker| worker.checks.failed as f64),
+                ("passed", |worker, _| worker.checks.passed as f64),
+                ("failed", |worker, _| worker.checks.failed as f64),
             ],
         ),
     },
 ];
 
-const fn gauge(
-    name: &'static str,
-    help: &'static str,
-    value: fn(&WorkerView, Timestamp) -> f64,
-) -> OfWorkers {
+const fn gauge(name: &'static str, help: &'static str, value: Read) -> OfWorkers {
     OfWorkers { family: Family { name, help, kind: Kind::Gauge }, values: Values::One(value) }
 }
 
@@ -105,7 +104,7 @@ impl OfWorkers {
             Values::Labelled(label, values) => {
                 for (name, value) in values {
                     let labels = labels.into_iter().chain([(*label, *name)]);
-                    self.family.write_value(text, labels, value(worker));
+                    self.family.write_value(text, labels, value(worker, now));
                 }
             }
         }
