@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::job::{Attempt, ClientName, Failure, JobId, Outcome};
-use crate::pool::{WorkerCount, WorkerView};
+use crate::pool::{Standings, WorkerView};
 use crate::store::{JobRow, Logs, OutputsPlace, Truncation};
 use crate::time::Timestamp;
 use crate::worker::identity::PoolKey;
@@ -155,9 +155,9 @@ pub struct PoolBody {
 }
 
 impl PoolBody {
-    pub fn new(pool_id: PoolKey, workers: WorkerCount, total_jobs: u64, queued_jobs: usize) -> Self {
-        let WorkerCount { total, healthy } = workers;
-        Self { pool_id, total_workers: total, healthy_workers: healthy, total_jobs, queued_jobs }
+    pub fn new(pool_id: PoolKey, workers: Standings, total_jobs: u64, queued_jobs: usize) -> Self {
+        let (total_workers, healthy_workers) = (workers.total(), workers.healthy);
+        Self { pool_id, total_workers, healthy_workers, total_jobs, queued_jobs }
     }
 
     /// The answer up to its first worker; [`POOL_END`] ends it.

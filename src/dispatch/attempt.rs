@@ -152,6 +152,7 @@ impl Dispatcher {
     fn meaning(&self, job: &LiveJob, attempt: &Attempt, outcome: SendOutcome) -> JobEvent {
         let worker = attempt.worker;
         let now = self.clock.now();
+        self.metrics.sent(&outcome);
         match outcome {
             SendOutcome::Accepted { remote } => {
                 self.pool.took(worker);

@@ -6,6 +6,7 @@
 mod ambiguous;
 mod attempt;
 mod collect;
+mod metrics;
 mod receipt;
 mod settle;
 
@@ -24,6 +25,7 @@ use crate::store::Store;
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::worker::trust::Identity;
+pub use metrics::DispatchMetrics;
 
 /// What an operator may set.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,7 @@ pub struct Dispatcher {
     pub(crate) config: DispatchConfig,
     bell: Arc<Notify>,
     stopping: AtomicBool,
+    metrics: DispatchMetrics,
     /// Jobs that are on their way to a worker right now.
     pub(crate) sending: Counted,
 }
@@ -77,6 +80,7 @@ impl Dispatcher {
             config,
             bell,
             stopping: AtomicBool::new(false),
+            metrics: DispatchMetrics::new(),
             sending: Counted::default(),
         })
     }
@@ -84,6 +88,10 @@ impl Dispatcher {
     /// Gives out no more jobs from now on.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    pub fn metrics(&self) -> &DispatchMetrics {
+        &self.metrics
     }
 
     /// Jobs that are on their way to a worker and have no answer yet.

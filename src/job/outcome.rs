@@ -51,6 +51,30 @@ pub enum FailureCode {
     BadReceipt,
 }
 
+impl FailureCode {
+    pub const ALL: [FailureCode; 7] = [
+        Self::JobFailed,
+        Self::Rejected,
+        Self::WorkerLost,
+        Self::OutcomeUnknown,
+        Self::DeadlineExceeded,
+        Self::DispatchExhausted,
+        Self::BadReceipt,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::JobFailed => "job_failed",
+            Self::Rejected => "rejected",
+            Self::WorkerLost => "worker_lost",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::DispatchExhausted => "dispatch_exhausted",
+            Self::BadReceipt => "bad_receipt",
+        }
+    }
+}
+
 impl Outcome {
     /// The outcome of a run that its worker saw to the end.
     pub fn of_run(verdict: Verdict) -> Self {
@@ -87,6 +111,18 @@ impl fmt::Display for Outcome {
             Self::Completed => f.write_str("completed"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Failed(failure) => write!(f, "failed ({:?}): {}", failure.code, failure.message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_the_same_word_everywhere() {
+        for code in FailureCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
     }
 }

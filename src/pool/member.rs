@@ -33,6 +33,15 @@ pub(super) struct Member {
     pub(super) carries: Option<Carries>,
     pub(super) concurrency: Concurrency,
     pub(super) drain: Option<Drain>,
+    pub(super) checks: Checks,
+}
+
+/// Health checks of a worker since it became a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checks {
+    /// It answered as itself, and as well.
+    pub passed: u64,
+    pub failed: u64,
 }
 
 /// What a worker that throttled has proved to carry.
@@ -74,6 +83,7 @@ impl Member {
             carries: None,
             concurrency: Concurrency::Assumed,
             drain,
+            checks: Checks::default(),
         }
     }
 

@@ -25,7 +25,8 @@ use crate::time::Timestamp;
 use crate::upstream::{CheckFailure, Contact, HealthReport, gate::Gate};
 use crate::worker::trust::Identity;
 use crate::worker::{Dialect, WorkerKey, WorkerSpec};
-use health::{Flip, Health, IdentityNews};
+use health::{Flip, Health, IdentityNews, Standing};
+pub use member::Checks;
 use member::{Carries, Concurrency, Member, Throttle};
 use membership::{Arrival, Listing};
 use slots::Slots;
@@ -114,13 +115,24 @@ pub struct WorkerView {
     pub drain: Option<Drain>,
     /// Since when it is no longer listed.
     pub removed_since: Option<Timestamp>,
+    pub checks: Checks,
 }
 
-/// The workers, in numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WorkerCount {
-    pub total: usize,
+/// How many workers are how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standings {
     pub healthy: usize,
+    pub unchecked: usize,
+    pub distrusted: usize,
+    pub down: usize,
+}
+
+impl Standings {
+    /// All workers.
+    pub fn total(&self) -> usize {
+        let Self { healthy, unchecked, distrusted, down } = self;
+        healthy + unchecked + distrusted + down
+    }
 }
 
 /// What a health check has changed.
@@ -136,6 +148,22 @@ impl Shared {
 }
 
 impl State {
+    fn view(&self, key: WorkerKey, member: &Member) -> WorkerView {
+        WorkerView {
+            spec: Arc::clone(&member.spec),
+            health: member.health.clone(),
+            active_jobs: self.slots.active(key),
+            limit: member.limit(),
+            throttled_until: member.throttle.map(|throttle| throttle.until),
+            drain: member.drain.clone(),
+            removed_since: match member.listing {
+                Listing::Listed => None,
+                Listing::Removed { since } => Some(since),
+            },
+            checks: member.checks,
+        }
+    }
+
     /// Tells the slots what a worker's health and limits are now.
     fn settle(&mut self, key: WorkerKey) {
         if let Some(member) = self.workers.get(&key) {
@@ -266,6 +294,10 @@ impl Pool {
             }
             let answered_at = checked.as_ref().ok().and_then(|report| report.address);
             member.address = answered_at.or(member.address);
+            match &checked {
+                Ok(_) => member.checks.passed += 1,
+                Err(_) => member.checks.failed += 1,
+            }
             let identity = member.health.identity_news(worker, required, &checked);
             Observed { flip: member.health.observe(worker, required, checked, now), identity }
         });
@@ -355,30 +387,25 @@ impl Pool {
         self.view_after(None, usize::MAX)
     }
 
-    /// How many workers there are, and how many of them are healthy.
-    pub fn count(&self) -> WorkerCount {
+    /// So many workers that come after one, in the order of their keys: a piece of a view that is too long to be held whole.
+    pub fn view_after(&self, worker: Option<WorkerKey>, workers_max: usize) -> Vec<WorkerView> {
+        let after = worker.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.shared.lock();
-        let healthy = state.workers.values().filter(|member| member.health.is_healthy()).count();
-        WorkerCount { total: state.workers.len(), healthy }
+        let members = state.workers.range((after, Bound::Unbounded)).take(workers_max);
+        members.map(|(key, member)| state.view(*key, member)).collect()
     }
 
-    /// The first so many workers past one, in the order of their keys.
-    pub fn view_after(&self, last: Option<WorkerKey>, max: usize) -> Vec<WorkerView> {
-        let state = self.shared.lock();
-        let view = |(key, member): (&WorkerKey, &Member)| WorkerView {
-            spec: Arc::clone(&member.spec),
-            health: member.health.clone(),
-            active_jobs: state.slots.active(*key),
-            limit: member.limit(),
-            throttled_until: member.throttle.map(|throttle| throttle.until),
-            drain: member.drain.clone(),
-            removed_since: match member.listing {
-                Listing::Listed => None,
-                Listing::Removed { since } => Some(since),
-            },
-        };
-        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        state.workers.range((from, Bound::Unbounded)).take(max).map(view).collect()
+    pub fn standings(&self) -> Standings {
+        let mut standings = Standings::default();
+        for member in self.shared.lock().workers.values() {
+            *match member.health.standing {
+                Standing::Healthy { .. } => &mut standings.healthy,
+                Standing::Unchecked => &mut standings.unchecked,
+                Standing::Distrusted { .. } => &mut standings.distrusted,
+                Standing::Down { .. } => &mut standings.down,
+            } += 1;
+        }
+        standings
     }
 
     /// Changes one worker, tells the slots, and rings the bell: it may be able to take a job now.

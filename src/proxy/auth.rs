@@ -36,7 +36,7 @@ impl<'a> Need<'a> {
             // A browser asks without the credential.
             Route::Preflight => Self::Nothing,
             Route::Refused(_) => Self::Known,
-            Route::Jobs | Route::Pool => Self::Right(Right::Read),
+            Route::Jobs | Route::Pool | Route::Metrics => Self::Right(Right::Read),
             Route::Submit => Self::Right(Right::Submit),
             Route::Drain(_) | Route::Resume(_) => Self::Right(Right::Operate),
             Route::Status(job)

@@ -18,7 +18,7 @@ impl Front {
     /// `GET /pool`. A long list is told piece by piece: each worker is as it was when its piece was written.
     pub(super) async fn pool_view(&self, session: &mut Session) -> Result<()> {
         let (total_jobs, queued) = (self.queue.total_jobs(), self.queue.waiting_jobs());
-        let body = PoolBody::new(self.peers.dialer().pool_key(), self.pool.count(), total_jobs, queued);
+        let body = PoolBody::new(self.peers.dialer().pool_key(), self.pool.standings(), total_jobs, queued);
         let (mut piece, mut last) = (body.begin(), None);
         if !self.push_workers(&mut piece, &mut last) {
             return respond::text(session, StatusCode::OK, piece).await;
@@ -87,7 +87,7 @@ impl Front {
             "endpoints": [
                 "POST /submit", "GET /status/{job}", "GET /logs/{job}", "GET /outputs/{job}", "GET /outputs/{job}/{path}",
                 "GET /download/{job}/{path}", "GET /download/{job}", "GET /stream/{job}", "GET /jobs", "GET /pool",
-                "GET /health", "GET /ready",
+                "GET /health", "GET /ready", "GET /metrics",
             ],
         });
         respond::json(session, StatusCode::OK, &body).await

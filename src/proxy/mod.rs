@@ -11,6 +11,7 @@
 //! upstream_response_body_filter   the pool's envelope around a worker's status
 //! response_filter        how the client learns where the body ends
 //! fail_to_proxy          what the client gets when the worker gave nothing
+//! logging                what is counted when it is over
 //! ```
 
 mod actions;
@@ -23,12 +24,14 @@ mod health;
 mod idle;
 mod jobs;
 mod kept;
+mod metrics;
 mod outputs;
 mod passage;
 mod receipt;
 mod relay;
 mod respond;
 mod results;
+mod scrape;
 mod submit;
 mod subprotocols;
 mod worker;
@@ -61,11 +64,14 @@ use crate::queue::Queue;
 use crate::spool::{Spool, UploadLimits};
 use crate::store::Store;
 use crate::telemetry::audit::AuditLog;
+use crate::telemetry::metrics::Metrics;
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::peer::Peers;
 use cors::CorsBuilder;
 pub use idle::IdleConnections;
+pub use metrics::HttpMetrics;
+use metrics::{Exchange, RouteName};
 use passage::Passage;
 
 /// A client that reads nothing for this long has gone.
@@ -123,6 +129,9 @@ pub struct Front {
     pub idle: IdleConnections,
     pub peers: Peers,
     pub audit: AuditLog,
+    /// What `/metrics` shows; `http` is among it.
+    pub metrics: Arc<Metrics>,
+    pub http: HttpMetrics,
 }
 
 /// What the front lets go on when the pool is told to stop.
@@ -151,6 +160,8 @@ pub struct Ctx {
     /// What to say instead of the upstream's answer.
     problem: Option<Problem>,
     under_way: Option<CountedGuard>,
+    /// Measures the request until it is dropped.
+    exchange: Option<Exchange>,
 }
 
 #[async_trait]
@@ -178,12 +189,16 @@ impl ProxyHttp for Front {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         if let Err(problem) = unambiguous(session) {
+            ctx.exchange = Some(self.http.begin(RouteName::None));
             // Where the next request would begin is anybody's guess.
             session.set_keepalive(None);
             return respond::problem(session, &problem).await.map(|()| true);
         }
         let head = session.req_header();
         let route = Route::of(&head.method, head.uri.path());
+        let follows = matches!(route, Route::Logs(_)) && follow::is_wanted(session);
+        let name = if follows { RouteName::Follow } else { RouteName::of(&route) };
+        ctx.exchange = Some(self.http.begin(name));
         if !route.may_have_body() && !session.as_mut().is_body_empty() {
             let problem =
                 Problem::new(ProblemCode::BadRequest, "this request takes no body").in_field("body");
@@ -200,7 +215,7 @@ impl ProxyHttp for Front {
             Route::Preflight => respond::preflight(session).await,
             Route::Submit => Box::pin(self.submit(session, &caller)).await,
             Route::Status(job) => return self.status(session, ctx, &job).await,
-            Route::Logs(job) if follow::is_wanted(session) => {
+            Route::Logs(job) if follows => {
                 return Box::pin(self.follow(session, ctx, &job)).await;
             }
             Route::Logs(job) => Box::pin(self.logs(session, &job)).await,
@@ -217,6 +232,7 @@ impl ProxyHttp for Front {
             Route::Pool => self.pool_view(session).await,
             Route::Health => self.health(session).await,
             Route::Ready => self.ready(session).await,
+            Route::Metrics => Box::pin(self.scrape(session)).await,
             Route::Root => self.root(session).await,
         };
         answered.map(|()| true)
@@ -331,6 +347,13 @@ impl ProxyHttp for Front {
         match answered {
             Ok(status) => FailToProxy { error_code: status, can_reuse_downstream: true },
             Err(_) => gone,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Ctx) {
+        if let Some(exchange) = ctx.exchange.take() {
+            let status = session.response_written().map(|head| head.status);
+            exchange.end(status, session.body_bytes_read(), session.body_bytes_sent());
         }
     }
 

@@ -102,6 +102,7 @@ mod tests {
             throttled_until: None,
             drain: None,
             removed_since: None,
+            checks: Default::default(),
         }
     }
 

@@ -3,7 +3,9 @@
 //! A change goes to the store first and to memory after it: what memory shows has happened. A job that is over leaves memory, and
 //! is answered from the store from then on.
 
+pub mod census;
 pub mod explain;
+mod metrics;
 pub mod order;
 mod terms;
 
@@ -28,6 +30,8 @@ use crate::store::{
     Transition, Written,
 };
 use crate::time::{Clock, Timestamp};
+use census::Census;
+pub use metrics::QueueMetrics;
 use order::{Class, Place, Taken, Turn, Waiting};
 use terms::SharedTerms;
 
@@ -53,6 +57,9 @@ struct Shared {
     clock: Clock,
     defaults: DefaultTerms,
     live: DashMap<JobId, Arc<LiveJob>>,
+    /// Where those jobs stand.
+    census: Arc<Census>,
+    metrics: QueueMetrics,
     terms: SharedTerms,
     waiting: Mutex<Waiting>,
     /// When waiting jobs have waited for too long. An entry may outlive the wait that it was made for.
@@ -69,6 +76,8 @@ struct Shared {
 #[derive(Debug)]
 pub struct LiveJob {
     row: Mutex<JobRow>,
+    /// It counts where its state says.
+    counted: Mutex<Option<census::Entry>>,
     worker_status: Mutex<Option<Arc<str>>>,
     /// When the latest steps were made, by the clock that nobody sets.
     made: Mutex<VecDeque<(Timestamp, Instant)>>,
@@ -83,9 +92,11 @@ pub struct LiveJob {
 }
 
 impl LiveJob {
-    fn new(row: JobRow) -> Arc<Self> {
+    fn new(row: JobRow, census: &Arc<Census>) -> Arc<Self> {
+        let counted = census.enter(&row.state, row.sequence);
         Arc::new(Self {
             row: Mutex::new(row),
+            counted: Mutex::new(counted),
             worker_status: Mutex::default(),
             made: Mutex::default(),
             turn: Mutex::default(),
@@ -150,6 +161,17 @@ impl LiveJob {
 
     pub fn saw_worker_status(&self, json: Arc<str>) {
         *self.worker_status.lock().expect("status lock") = Some(json);
+    }
+
+    /// The job stands where a step has left it.
+    fn stand(&self, state: JobState, version: i64, census: &Arc<Census>) {
+        let mut counted = self.counted.lock().expect("census lock");
+        // First out, then in: a job never counts twice.
+        drop(counted.take());
+        let mut row = self.lock();
+        *counted = census.enter(&state, row.sequence);
+        row.state = state;
+        row.version = version;
     }
 
     fn note(&self, at: Timestamp) {
@@ -252,6 +274,8 @@ impl Queue {
             clock,
             defaults,
             live: DashMap::new(),
+            census: Arc::default(),
+            metrics: QueueMetrics::new(),
             terms: SharedTerms::default(),
             waiting: Mutex::default(),
             deadlines: Mutex::default(),
@@ -284,6 +308,7 @@ impl Queue {
         };
         if let Inserted::New(row) = &inserted {
             self.shared.total.fetch_add(1, Ordering::Relaxed);
+            self.shared.metrics.submitted();
             self.enter(row.clone());
             self.shared.bell.notify_one();
         }
@@ -360,6 +385,7 @@ impl Queue {
             match reopened {
                 Reopened::Queued { version } => {
                     (row.state, row.version) = (state, version);
+                    self.shared.metrics.retried();
                     self.enter(row.clone());
                     self.shared.bell.notify_one();
                     return Ok(Retried::Queued { row, left });
@@ -430,6 +456,7 @@ impl Queue {
         let row = job.row();
         let left = job.place();
         let now = self.shared.clock.now();
+        let before = row.state.clone();
         let state = apply(row.state, event, now).map_err(AdvanceError::Invalid)?;
         let step = Transition { id: row.id, version: row.version, state: state.clone(), results };
         let (version, state, done) = match self.write(&step, insistence).await? {
@@ -440,12 +467,10 @@ impl Queue {
                 return Err(AdvanceError::Gone);
             }
         };
+        let elapsed = |since| job.made_at(since).map_or_else(|| now.since(since), |made| made.elapsed());
+        self.shared.metrics.stepped(&before, &state, elapsed);
         job.note(now);
-        {
-            let mut row = job.lock();
-            row.state = state.clone();
-            row.version = version;
-        }
+        job.stand(state.clone(), version, &self.shared.census);
         // Where it waited, if it did and was not claimed.
         self.waiting().remove(&left);
         self.arrived(job, &state).await;
@@ -522,7 +547,7 @@ impl Queue {
         let waits = matches!(row.state, JobState::Queued { .. });
         let job = match self.shared.live.entry(row.id.clone()) {
             Entry::Occupied(live) => return Arc::clone(live.get()),
-            Entry::Vacant(place) => Arc::clone(place.insert(LiveJob::new(row)).value()),
+            Entry::Vacant(place) => Arc::clone(place.insert(LiveJob::new(row, &self.shared.census)).value()),
         };
         if waits {
             self.wait(&job);
@@ -577,6 +602,15 @@ impl Queue {
     /// The store no longer has this many finished jobs.
     pub fn forgot(&self, jobs: usize) {
         self.shared.total.fetch_sub(jobs as u64, Ordering::Relaxed);
+    }
+
+    /// Where the unfinished jobs stand.
+    pub fn census(&self) -> Arc<Census> {
+        Arc::clone(&self.shared.census)
+    }
+
+    pub fn metrics(&self) -> &QueueMetrics {
+        &self.shared.metrics
     }
 
     /// The bell that rings when a job has ended.

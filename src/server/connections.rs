@@ -36,6 +36,8 @@ pub struct Connections {
 struct State {
     by_address: HashMap<IpAddr, Count>,
     total: usize,
+    /// Connections that were turned away so far.
+    refused: u64,
     /// Since when each is arriving, and the same in order.
     arriving: HashMap<SocketAddr, Instant>,
     order: VecDeque<(Instant, SocketAddr)>,
@@ -76,6 +78,7 @@ impl Connections {
             if count.connections == 0 {
                 state.by_address.remove(&counted_as);
             }
+            state.refused += 1;
             drop(state);
             if tell {
                 log::warn!("connections from {counted_as} are refused: {}", self.limits.reason(full));
@@ -87,6 +90,16 @@ impl Connections {
         state.arriving.insert(from, now);
         state.order.push_back((now, from));
         true
+    }
+
+    /// How many there are, arriving ones included.
+    pub fn now(&self) -> usize {
+        self.lock().total
+    }
+
+    /// How many were turned away so far.
+    pub fn refused(&self) -> u64 {
+        self.lock().refused
     }
 
     /// A connection that was arriving is open.
@@ -208,6 +221,7 @@ mod tests {
         let (all, now) = (connections(3), Instant::now());
         let of = |network: u16| (1..=3).map(move |port| SocketAddr::from(([10, 0, 0, network as u8], port)));
         assert_eq!(of(1).chain(of(2)).filter(|from| all.arrive(*from, now)).count(), 5);
+        assert_eq!((all.now(), all.refused()), (5, 1));
     }
 
     #[test]

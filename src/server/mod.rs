@@ -7,6 +7,7 @@ mod dev_cert;
 mod guard;
 mod heads;
 mod listen;
+mod metrics;
 mod reload;
 mod signals;
 pub mod tls;
@@ -40,7 +41,9 @@ use crate::outputs::quota::Quota;
 use crate::pool::Pool;
 use crate::pool::membership::Departures;
 use crate::pool::prober::Prober;
-use crate::proxy::{Front, FrontConfig, IdleConnections, LARGE_ANSWERS_MAX, PROXY_TRIES, Shutdown};
+use crate::proxy::{
+    Front, FrontConfig, HttpMetrics, IdleConnections, LARGE_ANSWERS_MAX, PROXY_TRIES, Shutdown,
+};
 use crate::queue::{LiveJob, Queue, QueueDeadlines};
 use crate::retention::{Retention, UploadRoom};
 use crate::spool::{Inspect, Spool, UploadLimits};
@@ -48,6 +51,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{Drain, EndedRun, Store, StoreError};
 use crate::telemetry;
 use crate::telemetry::audit::{self, AuditLog};
+use crate::telemetry::metrics::Metrics;
 use crate::time::Clock;
 use crate::upstream::Upstream;
 use crate::upstream::client::{HttpUpstream, Timeouts};
@@ -58,6 +62,7 @@ use background::{Announcing, Collecting, Dispatching, Probing, Reconciling};
 use connections::{ConnectionLimits, Connections};
 use heads::WatchedApp;
 use listen::Reserved;
+use metrics::Shown;
 use reload::{Reloading, Watched};
 use signals::DrainOnSignal;
 use tls::Tls;
@@ -141,6 +146,7 @@ struct Assembly {
     dispatcher: Arc<Dispatcher>,
     under_way: Vec<Arc<LiveJob>>,
     audit: AuditLog,
+    metrics: Arc<Metrics>,
     shutdown: Arc<Shutdown>,
 }
 
@@ -158,8 +164,9 @@ impl Assembly {
             tls = Some(made);
         }
         let clock = Clock::System;
-        let store: Arc<dyn Store> =
-            Arc::new(SqliteStore::open(&config.data.join("pool.db")).map_err(|error| error.to_string())?);
+        let store = SqliteStore::open(&config.data.join("pool.db")).map_err(|error| error.to_string())?;
+        let store_metrics = store.metrics().clone();
+        let store: Arc<dyn Store> = Arc::new(store);
         let spool = Spool::open(config.data.join("spool"), config.uploads.spool_bytes_max)
             .map_err(|error| format!("{}: {error}", config.data.join("spool").display()))?;
         let spool = Arc::new(spool);
@@ -203,6 +210,16 @@ impl Assembly {
             bell,
         };
         let dispatcher = Dispatcher::new(parts, dispatch_config(&config));
+        let shown = Shown {
+            queue: &queue,
+            dispatcher: &dispatcher,
+            pool: &pool,
+            store: &store_metrics,
+            spool: &spool,
+            tls: tls.as_ref(),
+            clock: &clock,
+        };
+        let metrics = Arc::new(shown.metrics());
         Ok(Self {
             config,
             _lock: lock,
@@ -222,6 +239,7 @@ impl Assembly {
             dispatcher,
             under_way,
             audit,
+            metrics,
             shutdown: Arc::default(),
         })
     }
@@ -233,6 +251,7 @@ impl Assembly {
             per_address: self.config.server.connections_per_address_max as usize,
             total: listen::connections_max(),
         });
+        metrics::add_connections(&self.metrics, &connections);
         let watched =
             WatchedApp::new(self.front(&server), connections.clone(), self.config.server.header_timeout);
         let mut front = Service::new("front".to_owned(), watched);
@@ -343,6 +362,8 @@ impl Assembly {
             log_bytes_max: log_bytes_max(&self.config),
             queued_jobs_max: self.config.dispatch.queued_jobs_max as usize,
         };
+        let http = HttpMetrics::default();
+        http.add_to(&self.metrics);
         let front = Front {
             gate: Arc::clone(&self.gate),
             usage: Usage::new(self.config.client_limits),
@@ -363,6 +384,8 @@ impl Assembly {
             idle: IdleConnections::default(),
             peers: Peers::new(self.dialer.clone()),
             audit: self.audit.clone(),
+            metrics: Arc::clone(&self.metrics),
+            http,
         };
         let mut proxy = http_proxy(&server.configuration, front);
         let mut h2 = default_h2_options();

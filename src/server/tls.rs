@@ -15,6 +15,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use super::dev_cert;
 use super::listen::{self, Reserved};
@@ -50,6 +52,16 @@ impl Tls {
 
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.reserved.iter().map(|reserved| reserved.address)
+    }
+
+    /// When the certificate that is shown ends, in Unix seconds.
+    pub fn not_after(&self) -> impl Fn() -> Option<f64> + Send + Sync + 'static {
+        let certificate = Arc::clone(&self.certificate);
+        move || {
+            let shown = certificate.current()?;
+            let (_, leaf) = X509Certificate::from_der(shown.cert.first()?).ok()?;
+            Some(leaf.validity().not_after.timestamp() as f64)
+        }
     }
 
     /// Each address with the settings of its listener.
@@ -88,11 +100,15 @@ impl Current {
     fn replace(&self, certificate: CertifiedKey) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(certificate));
     }
+
+    fn current(&self) -> Option<Arc<CertifiedKey>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current()
     }
 }
 

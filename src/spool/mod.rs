@@ -112,6 +112,21 @@ impl Spool {
         check_room(&self.dir)
     }
 
+    /// Bytes that all payloads take up, those that are coming in included.
+    pub fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Bytes that all payloads may take up.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// Bytes that are free on the disk, for whoever is not root.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        free_bytes(&self.dir)
+    }
+
     /// Whether uploads may soon find no room: then payloads that are only kept for a retry should go.
     pub fn is_crowded(&self) -> bool {
         let left = self.bytes_max.saturating_sub(self.used.load(Ordering::Acquire));
@@ -192,11 +207,15 @@ impl Spool {
 
 /// Whether there is room on the disk of a directory: an error of kind `StorageFull` when there is not.
 pub fn check_room(dir: &Path) -> io::Result<()> {
-    let disk = rustix::fs::statvfs(dir)?;
-    if disk.f_bavail.saturating_mul(disk.f_frsize) < FREE_BYTES_MIN {
+    if free_bytes(dir)? < FREE_BYTES_MIN {
         return Err(io::Error::new(io::ErrorKind::StorageFull, "it would use up the disk"));
     }
     Ok(())
+}
+
+fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Makes the names in a directory durable.

@@ -4,6 +4,7 @@
 //! read. They are plain threads with channels, because the store is used from several runtimes and belongs to none of them.
 
 mod changes;
+mod metrics;
 mod outputs;
 mod queries;
 mod reader;
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub use self::metrics::StoreMetrics;
 use self::reader::Readers;
 use self::recent::Recent;
 use self::writer::Writer;
@@ -72,7 +74,11 @@ impl SqliteStore {
 
     /// Transactions committed since the store was opened: against the number of changes, how well they share commits.
     pub fn commits(&self) -> u64 {
-        self.writer.commits()
+        self.writer.metrics().commits()
+    }
+
+    pub fn metrics(&self) -> &StoreMetrics {
+        self.writer.metrics()
     }
 
     /// Makes a change of one job that has ended.

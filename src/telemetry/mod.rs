@@ -1,6 +1,7 @@
 //! What the pool tells its operator while it runs.
 
 pub mod audit;
+pub mod metrics;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 

@@ -15,12 +15,12 @@ use crate::standin::{Quirks, Standin};
 use crate::wire::{Answer, Call};
 
 /// A pool that lets in who has a token.
-struct Guarded {
-    pool: Pool,
+pub struct Guarded {
+    pub pool: Pool,
 }
 
 impl Guarded {
-    async fn start(workers: &[Value], extra: &str) -> Self {
+    pub async fn start(workers: &[Value], extra: &str) -> Self {
         Self { pool: Pool::start(workers, &format!("auth: tokens\n{extra}")).await }
     }
 
@@ -34,7 +34,7 @@ impl Guarded {
     }
 
     /// A new token, once the running pool knows it.
-    async fn token(&self, name: &str, role: &str) -> String {
+    pub async fn token(&self, name: &str, role: &str) -> String {
         let token = self.token_command(&["new", "--name", name, "--role", role]).await;
         eventually("the token is known", SOON, async || {
             (self.get(&token, "/pool").await.status() == 200).then_some(())
@@ -47,11 +47,11 @@ impl Guarded {
         self.pool.call(call.header("Authorization", &format!("Bearer {token}"))).await
     }
 
-    async fn get(&self, token: &str, target: &str) -> Answer {
+    pub async fn get(&self, token: &str, target: &str) -> Answer {
         self.as_client(token, Call::get(target)).await
     }
 
-    async fn submit(&self, token: &str) -> String {
+    pub async fn submit(&self, token: &str) -> String {
         let answer = self.as_client(token, submission()).await.expect(200);
         answer["job_id"].as_str().expect("a job id").to_owned()
     }

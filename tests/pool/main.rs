@@ -3,12 +3,13 @@
 //! Nothing here imports the crate: what these tests hold is what a client, a worker and an operator can see.
 //! `wire` is the client, `standin` the worker (with every fault of the deployed one), `worker` the package's own, `fault` a
 //! proxy that breaks connections, `tls` one that encrypts them, `harness` the coordinator under test, `bodies` what clients send
-//! to it; the other modules are one subject each.
+//! to it, `exposition` reads what Prometheus would; the other modules are one subject each.
 
 // Clippy knows a test by its attribute; what serves the tests is here not known as such.
 #![allow(clippy::unwrap_used)]
 
 mod bodies;
+mod exposition;
 mod fault;
 mod harness;
 mod standin;
@@ -34,6 +35,7 @@ mod hostile;
 mod hostile_http2;
 mod kept;
 mod live_log;
+mod metrics;
 mod outputs;
 mod policies;
 mod readme;

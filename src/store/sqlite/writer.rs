@@ -6,13 +6,13 @@
 
 use std::io;
 use std::slice;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use super::metrics::StoreMetrics;
 use super::stopped;
 use crate::store::StoreError;
 
@@ -27,7 +27,7 @@ const QUEUE_MAX: usize = BATCH_MAX;
 pub struct Writer {
     changes: Option<mpsc::Sender<Box<dyn Change>>>,
     thread: Option<JoinHandle<()>>,
-    commits: Arc<AtomicU64>,
+    metrics: StoreMetrics,
 }
 
 /// A change and its caller.
@@ -54,16 +54,16 @@ struct Pending<T, F, G> {
 impl Writer {
     pub fn start(mut connection: Connection) -> io::Result<Self> {
         let (changes, mut queue) = mpsc::channel::<Box<dyn Change>>(QUEUE_MAX);
-        let commits = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&commits);
+        let metrics = StoreMetrics::new();
+        let counted = metrics.clone();
         let thread = thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             let mut batch = Vec::with_capacity(BATCH_MAX);
             while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-                commit(&mut connection, &mut batch, &count);
+                commit(&mut connection, &mut batch, &counted);
                 batch.drain(..).for_each(Change::answer);
             }
         })?;
-        Ok(Self { changes: Some(changes), thread: Some(thread), commits })
+        Ok(Self { changes: Some(changes), thread: Some(thread), metrics })
     }
 
     /// Makes a change, and returns when it is durable. A caller that goes away does not stop it.
@@ -91,8 +91,8 @@ impl Writer {
         answer.await.map_err(|_| stopped())?
     }
 
-    pub fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
+    pub fn metrics(&self) -> &StoreMetrics {
+        &self.metrics
     }
 }
 
@@ -107,28 +107,37 @@ impl Drop for Writer {
 }
 
 /// Commits the batch; afterwards every change of it knows what became of it.
-fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>], commits: &AtomicU64) {
-    match try_commit(connection, batch) {
-        Ok(()) => {
-            commits.fetch_add(1, Ordering::Relaxed);
-        }
+fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>], metrics: &StoreMetrics) {
+    match try_commit(connection, batch, metrics) {
+        Ok(()) => {}
         // Nothing of the batch was made. Alone, those that need little room, or free some, still succeed.
         Err(error) if batch.len() > 1 && matches!(StoreError::from(&error), StoreError::Full) => {
             for change in batch {
-                commit(connection, slice::from_mut(change), commits);
+                commit(connection, slice::from_mut(change), metrics);
             }
         }
-        Err(error) => batch.iter_mut().for_each(|change| change.fail(StoreError::from(&error))),
+        Err(error) => {
+            metrics.failed();
+            batch.iter_mut().for_each(|change| change.fail(StoreError::from(&error)));
+        }
     }
 }
 
 /// Makes all changes in one transaction; one that fails is undone and leaves the others.
-fn try_commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rusqlite::Result<()> {
+fn try_commit(
+    connection: &mut Connection,
+    batch: &mut [Box<dyn Change>],
+    metrics: &StoreMetrics,
+) -> rusqlite::Result<()> {
+    let mut made = 0;
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for change in batch {
         let savepoint = transaction.savepoint()?;
         match change.make(&savepoint) {
-            Ok(()) => savepoint.commit()?,
+            Ok(()) => {
+                savepoint.commit()?;
+                made += 1;
+            }
             // Some failures, a full disk among them, may undo the whole transaction and not the statement alone.
             Err(error) if savepoint.is_autocommit() => return Err(error),
             Err(error) => {
@@ -137,7 +146,10 @@ fn try_commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rus
             }
         }
     }
-    transaction.commit()
+    let begun = Instant::now();
+    transaction.commit()?;
+    metrics.committed(made, begun.elapsed());
+    Ok(())
 }
 
 // === impl Pending ===
