@@ -32,6 +32,8 @@ pub enum Route {
     Pool,
     Health,
     Ready,
+    /// The description of this API.
+    OpenApi,
     /// A browser asks whether a page of another origin may make a request.
     Preflight,
     /// Nothing of the above, and what to say.
@@ -45,7 +47,7 @@ impl Route {
             Self::Submit | Self::Cancel(_) | Self::Retry(_) | Self::Drain(_) | Self::Resume(_) => true,
             Self::Preflight | Self::Refused(_) => true,
             Self::Root | Self::Status(_) | Self::Listing(_) | Self::Output(..) | Self::Archive(_) => false,
-            Self::Receipt(_) => false,
+            Self::Receipt(_) | Self::OpenApi => false,
             Self::Logs(_) | Self::Stream(_) | Self::Jobs | Self::Pool | Self::Health | Self::Ready => false,
         }
     }
@@ -193,6 +195,7 @@ impl Route {
             ("pool", None) => Self::Pool,
             ("health", None) => Self::Health,
             ("ready", None) => Self::Ready,
+            ("openapi.json", None) => Self::OpenApi,
             ("cancel", Some(job)) => return Ok((Allows::Post, Self::Cancel(job_id(job)?))),
             ("retry", Some(job)) => return Ok((Allows::Post, Self::Retry(job_id(job)?))),
             ("workers", Some(rest)) => match rest.split_once('/') {

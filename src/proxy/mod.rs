@@ -22,6 +22,7 @@ mod follow;
 mod health;
 mod jobs;
 mod kept;
+mod openapi;
 mod outputs;
 mod passage;
 mod receipt;
@@ -214,6 +215,7 @@ impl ProxyHttp for Front {
             Route::Pool => self.pool_view(session).await,
             Route::Health => self.health(session).await,
             Route::Ready => self.ready(session).await,
+            Route::OpenApi => openapi::describe(session).await,
             Route::Root => self.root(session).await,
         };
         answered.map(|()| true)

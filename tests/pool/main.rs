@@ -34,6 +34,7 @@ mod hostile;
 mod hostile_http2;
 mod kept;
 mod live_log;
+mod openapi;
 mod outputs;
 mod policies;
 mod readme;
