@@ -171,7 +171,8 @@ fn codes_are_those_that_there_are_each_under_its_status() {
     assert_eq!(words(&said["enum"]), codes.keys().copied().collect());
     // They are of paths that are no call's, and of methods that are none.
     let mut given = BTreeSet::from(["not_found", "method_not_allowed"]);
-    for operation in operations() {
+    let operations = operations();
+    for operation in &operations {
         for (status, answer) in operation.about["responses"].as_object().unwrap() {
             let answer = resolved(&document, answer);
             let what = format!("{} {status}", operation.id);
@@ -200,14 +201,9 @@ fn the_readme_explains_the_same_codes_with_the_same_statuses() {
     let readme = include_str!("../../../README.md");
     let table = readme.split("\n### Errors\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
-    let explained: BTreeMap<&str, &str> = rows.map(|(code, rest)| (code, &rest[..3])).skip(1).collect();
-    let codes = ProblemCode::ALL.iter().map(|code| (code.as_str(), code.status()));
-    let there: BTreeMap<&str, String> =
-        codes.map(|(word, status)| (word, status.as_str().to_owned())).collect();
-    assert_eq!(
-        explained.into_iter().map(|(word, status)| (word, status.to_owned())).collect::<BTreeMap<_, _>>(),
-        there
-    );
+    let explained = rows.skip(1).map(|(code, rest)| (code, rest[..3].to_owned()));
+    let there = ProblemCode::ALL.iter().map(|code| (code.as_str(), code.status().as_str().to_owned()));
+    assert_eq!(explained.collect::<BTreeMap<_, _>>(), there.collect());
 }
 
 /// The failure after this one; a new one does not compile without its place.

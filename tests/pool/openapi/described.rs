@@ -13,7 +13,7 @@ use crate::harness::Pool;
 use crate::wire::Answer;
 
 /// Headers of any answer, or of HTTP itself: not described one by one.
-const ANY: [&str; 12] = [
+const ANY: [&str; 13] = [
     "access-control-allow-origin",
     "access-control-expose-headers",
     "cache-control",
@@ -22,6 +22,7 @@ const ANY: [&str; 12] = [
     "content-security-policy",
     "content-type",
     "date",
+    "sec-websocket-accept",
     "transfer-encoding",
     "upgrade",
     "vary",
@@ -35,6 +36,8 @@ pub struct Described {
     answered: Mutex<BTreeSet<(String, u16)>>,
     /// Schemas with the properties that were there.
     properties: Mutex<BTreeSet<(String, String)>>,
+    /// What was not as it is described.
+    faults: Mutex<Vec<String>>,
 }
 
 impl Described {
@@ -87,48 +90,66 @@ impl Described {
         jsonschema::draft202012::new(&whole).expect("a schema")
     }
 
-    /// Asserts that an answer to this call is as it is described.
+    /// Notes what is not as it is described of an answer to this call.
     pub fn holds(&self, name: &str, answer: &Answer) {
         let what = format!("{name} {}", answer.status());
-        let said = self.answers(name).get(&answer.status().to_string());
-        let said = self.resolved(said.unwrap_or_else(|| panic!("{what}: {}", answer.text())));
+        self.answered.lock().unwrap().insert((name.to_owned(), answer.status()));
+        let Some(said) = self.answers(name).get(&answer.status().to_string()) else {
+            return self.ensure(false, || format!("{what} is not described: {}", answer.text()));
+        };
+        let said = self.resolved(said);
         for (header, _) in &answer.head.headers {
             let described = said["headers"].as_object().into_iter().flat_map(Map::keys);
-            let known = ANY.into_iter().chain(described.map(String::as_str));
-            assert!(known.into_iter().any(|known| known.eq_ignore_ascii_case(header)), "{what}: {header}");
+            let mut known = ANY.into_iter().chain(described.map(String::as_str));
+            let known = known.any(|known| known.eq_ignore_ascii_case(header));
+            self.ensure(known, || format!("{what} has the header {header}"));
         }
         match said["content"].as_object() {
-            None => assert!(answer.body.is_empty(), "{what}: {}", answer.text()),
+            None => self.ensure(answer.body.is_empty(), || format!("{what} has a body: {}", answer.text())),
             Some(content) => self.has_content(&what, content, answer),
         }
         if let Some(codes) = said["x-problem-codes"].as_array() {
-            assert!(codes.contains(&answer.json()["code"]), "{what}: {}", answer.text());
-            waits(answer);
+            let known = codes.contains(&answer.json()["code"]);
+            self.ensure(known, || format!("{what} has another code: {}", answer.text()));
+            self.waits(answer);
         }
-        self.answered.lock().unwrap().insert((name.to_owned(), answer.status()));
     }
 
-    /// Asserts that an answer has the form of an error.
+    /// Notes what is not as it is described of an error that any call may give.
     pub fn is_problem(&self, answer: &Answer) {
         self.is_valid("a problem", &json!({"$ref": "#/components/schemas/Problem"}), &answer.json());
-        waits(answer);
+        self.waits(answer);
+    }
+
+    fn ensure(&self, is_so: bool, fault: impl FnOnce() -> String) {
+        if !is_so {
+            self.faults.lock().unwrap().push(fault());
+        }
     }
 
     fn has_content(&self, what: &str, content: &Map<String, Value>, answer: &Answer) {
-        let kind = answer.head.header("Content-Type").unwrap_or_else(|| panic!("{what}: no type"));
-        let described = content.get(kind).or_else(|| content.get("*/*"));
-        let schema = &described.unwrap_or_else(|| panic!("{what}: {kind}"))["schema"];
-        if content.contains_key("application/json") && kind == "application/json" {
-            self.is_valid(what, schema, &answer.json());
+        let kind = answer.head.header("Content-Type").unwrap_or_default();
+        match content.get(kind).or_else(|| content.get("*/*")) {
+            Some(described) if kind == "application/json" && content.contains_key(kind) => {
+                self.is_valid(what, &described["schema"], &answer.json());
+            }
+            Some(_) => {}
+            None => self.ensure(false, || format!("{what} is of the type {kind:?}")),
         }
     }
 
     fn is_valid(&self, what: &str, schema: &Value, body: &Value) {
-        let validator = self.validator(schema);
-        let errors: Vec<String> =
-            validator.iter_errors(body).map(|error| format!("{}: {error}", error.instance_path())).collect();
-        assert!(errors.is_empty(), "{what}: {errors:#?}\n{body}");
+        for error in self.validator(schema).iter_errors(body) {
+            self.ensure(false, || format!("{what}: {}: {error} in {body}", error.instance_path()));
+        }
         self.note(schema, body);
+    }
+
+    /// The seconds to wait are said twice, and alike.
+    fn waits(&self, answer: &Answer) {
+        let header = answer.head.header("Retry-After").map(|seconds| seconds.parse().expect("seconds"));
+        let same = header == answer.json()["retry_after"].as_u64();
+        self.ensure(same, || format!("Retry-After is {header:?} beside {}", answer.text()));
     }
 
     /// Notes which properties of which schemas are there.
@@ -150,13 +171,13 @@ impl Described {
         }
     }
 
-    /// Asserts that each call has had an answer that is no error, and each property of an answer has been there; what workers
-    /// say in their own words is theirs.
-    pub fn is_covered(&self, awaited: &[&str]) {
+    /// Asserts that all has been as it is described, that each call has had an answer that is no error, and that each property of
+    /// an answer has been there; what workers say in their own words is theirs.
+    pub fn is_true(&self, awaited: &[&str]) {
         let answered = self.answered.lock().unwrap();
         for name in self.calls().iter().filter(|name| !awaited.contains(&name.as_str())) {
             let good = answered.iter().any(|(answered, status)| answered == name && *status < 300);
-            assert!(good, "{name} has only had errors");
+            self.ensure(good, || format!("{name} has only had errors"));
         }
         let mut reached = BTreeSet::new();
         for (_, answer) in self.calls().iter().flat_map(|name| self.answers(name)) {
@@ -167,12 +188,12 @@ impl Described {
             let schema = &self.document()["components"]["schemas"][&name];
             let properties = schema["properties"].as_object().into_iter().flat_map(Map::keys);
             for property in properties.filter(|_| schema["additionalProperties"] != true) {
-                assert!(
-                    seen.contains(&(name.clone(), property.clone())),
-                    "{name}.{property} has not been seen"
-                );
+                let was_there = seen.contains(&(name.clone(), property.clone()));
+                self.ensure(was_there, || format!("{name}.{property} has not been seen"));
             }
         }
+        let faults = self.faults.lock().unwrap();
+        assert!(faults.is_empty(), "{} answers seen; {faults:#?}", answered.len());
     }
 
     /// The schemas that are part of an answer.
@@ -186,12 +207,6 @@ impl Described {
         let (items, members) = (value.as_array().into_iter().flatten(), value.as_object());
         items.chain(members.into_iter().flat_map(Map::values)).for_each(|value| self.reach(value, reached));
     }
-}
-
-/// The seconds to wait are said twice, and alike.
-fn waits(answer: &Answer) {
-    let header = answer.head.header("Retry-After").map(|seconds| seconds.parse().expect("seconds"));
-    assert_eq!(header, answer.json()["retry_after"].as_u64(), "{}", answer.text());
 }
 
 /// Takes from every schema the room for what it does not name, unless it says that there is room.
