@@ -4,6 +4,7 @@ pub mod bodies;
 pub mod head;
 pub mod listing;
 pub mod live_log;
+pub mod openapi;
 pub mod origins;
 pub mod problem;
 pub mod range;

@@ -34,6 +34,8 @@ pub enum Route {
     Ready,
     /// What the pool counts, for Prometheus.
     Metrics,
+    /// The description of this API.
+    OpenApi,
     /// A browser asks whether a page of another origin may make a request.
     Preflight,
     /// Nothing of the above, and what to say.
@@ -47,7 +49,7 @@ impl Route {
             Self::Submit | Self::Cancel(_) | Self::Retry(_) | Self::Drain(_) | Self::Resume(_) => true,
             Self::Preflight | Self::Refused(_) => true,
             Self::Root | Self::Status(_) | Self::Listing(_) | Self::Output(..) | Self::Archive(_) => false,
-            Self::Receipt(_) | Self::Metrics => false,
+            Self::Receipt(_) | Self::Metrics | Self::OpenApi => false,
             Self::Logs(_) | Self::Stream(_) | Self::Jobs | Self::Pool | Self::Health | Self::Ready => false,
         }
     }
@@ -196,6 +198,7 @@ impl Route {
             ("health", None) => Self::Health,
             ("ready", None) => Self::Ready,
             ("metrics", None) => Self::Metrics,
+            ("openapi.json", None) => Self::OpenApi,
             ("cancel", Some(job)) => return Ok((Allows::Post, Self::Cancel(job_id(job)?))),
             ("retry", Some(job)) => return Ok((Allows::Post, Self::Retry(job_id(job)?))),
             ("workers", Some(rest)) => match rest.split_once('/') {

@@ -17,7 +17,7 @@ use crate::auth::{Caller, Credential, Denied, Right};
 use crate::job::JobId;
 
 /// What a call needs.
-enum Need<'a> {
+pub(super) enum Need<'a> {
     /// Nothing: it says what everybody may know.
     Nothing,
     /// A caller who is known.
@@ -29,10 +29,12 @@ enum Need<'a> {
 }
 
 impl<'a> Need<'a> {
-    fn of(route: &'a Route) -> Self {
+    pub(super) fn of(route: &'a Route) -> Self {
         match route {
             // Who this is, and whether it is well: for clients that look for the pool, and for what watches it.
             Route::Root | Route::Health | Route::Ready => Self::Nothing,
+            // It is the same for everybody, and has to be read before anything is asked.
+            Route::OpenApi => Self::Nothing,
             // A browser asks without the credential.
             Route::Preflight => Self::Nothing,
             Route::Refused(_) => Self::Known,

@@ -85,9 +85,11 @@ impl Front {
             "status": "running",
             "version": env!("CARGO_PKG_VERSION"),
             "endpoints": [
-                "POST /submit", "GET /status/{job}", "GET /logs/{job}", "GET /outputs/{job}", "GET /outputs/{job}/{path}",
-                "GET /download/{job}/{path}", "GET /download/{job}", "GET /stream/{job}", "GET /jobs", "GET /pool",
-                "GET /health", "GET /ready", "GET /metrics",
+                "POST /submit", "GET /status/{job}", "GET /receipt/{job}", "GET /logs/{job}", "GET /stream/{job}",
+                "GET /outputs/{job}", "GET /outputs/{job}/{path}", "GET /download/{job}/{path}", "GET /download/{job}",
+                "POST /cancel/{job}", "POST /retry/{job}", "GET /jobs", "GET /pool", "POST /workers/{worker_id}/drain",
+                "POST /workers/{worker_id}/resume", "GET /health", "GET /ready", "GET /metrics", "GET /openapi.json",
+                "GET /",
             ],
         });
         respond::json(session, StatusCode::OK, &body).await

@@ -43,12 +43,13 @@ pub(super) enum RouteName {
     Health,
     Ready,
     Metrics,
+    OpenApi,
     Preflight,
     /// It has no route, or could not be read as a request.
     None,
 }
 
-const ROUTES: usize = 21;
+const ROUTES: usize = 22;
 
 /// By their numbers.
 const NAMES: [&str; ROUTES] = [
@@ -71,6 +72,7 @@ const NAMES: [&str; ROUTES] = [
     "health",
     "ready",
     "metrics",
+    "openapi",
     "preflight",
     "none",
 ];
@@ -96,6 +98,7 @@ impl RouteName {
             Route::Health => Self::Health,
             Route::Ready => Self::Ready,
             Route::Metrics => Self::Metrics,
+            Route::OpenApi => Self::OpenApi,
             Route::Preflight => Self::Preflight,
             Route::Refused(_) => Self::None,
         }

@@ -25,6 +25,7 @@ mod idle;
 mod jobs;
 mod kept;
 mod metrics;
+mod openapi;
 mod outputs;
 mod passage;
 mod receipt;
@@ -233,6 +234,7 @@ impl ProxyHttp for Front {
             Route::Health => self.health(session).await,
             Route::Ready => self.ready(session).await,
             Route::Metrics => Box::pin(self.scrape(session)).await,
+            Route::OpenApi => openapi::describe(session).await,
             Route::Root => self.root(session).await,
         };
         answered.map(|()| true)

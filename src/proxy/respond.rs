@@ -105,7 +105,8 @@ fn problem_head(problem: &Problem) -> Result<ResponseHeader> {
     Ok(head)
 }
 
-async fn write(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
+/// Answers with this head and a body of known length, which a `HEAD` does not get.
+pub async fn write(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
     head.insert_header(header::CONTENT_LENGTH, body.len().to_string())?;
     let body = (session.req_header().method != Method::HEAD).then_some(body);
     session.write_response_header(Box::new(head), body.is_none()).await?;

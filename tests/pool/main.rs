@@ -36,6 +36,7 @@ mod hostile_http2;
 mod kept;
 mod live_log;
 mod metrics;
+mod openapi;
 mod outputs;
 mod policies;
 mod readme;
