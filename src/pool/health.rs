@@ -76,7 +76,7 @@ impl Default for Health {
     }
 }
 
-/// Whether a check changed what may be given to the worker.
+/// Whether a check changed what is thought of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flip {
     Up,
@@ -181,12 +181,12 @@ impl Health {
     }
 
     fn stand(&mut self, standing: Standing) -> Flip {
-        let (was, is) = (self.is_healthy(), matches!(standing, Standing::Healthy { .. }));
-        self.standing = standing;
-        match (was, is) {
-            (false, true) => Flip::Up,
-            (true, false) => Flip::Down,
-            (true, true) | (false, false) => Flip::None,
+        let (was, is_healthy) = (std::mem::replace(&mut self.standing, standing), self.is_healthy());
+        match (was, is_healthy) {
+            (Standing::Healthy { .. }, true)
+            | (Standing::Distrusted { .. } | Standing::Down { .. }, false) => Flip::None,
+            (_, true) => Flip::Up,
+            (_, false) => Flip::Down,
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
     fn only_the_allowlisted_identity_is_healthy() {
         let (key, other) = (WorkerKey::for_tests(1), WorkerKey::for_tests(2));
         let mut health = Health::default();
-        assert_eq!(observe(&mut health, key, report(Some(other.to_string()))), Flip::None);
+        assert_eq!(observe(&mut health, key, report(Some(other.to_string()))), Flip::Down);
         assert!(health.reason().unwrap().contains(&other.to_string()));
         assert_eq!(observe(&mut health, key, report(None)), Flip::None);
         assert_eq!(observe(&mut health, key, report(Some(key.to_string()))), Flip::Up);
@@ -254,7 +254,7 @@ mod tests {
         let key = WorkerKey::for_tests(1);
         let mut health = Health::default();
         let flip = health.observe(key, Identity::Proved, report(Some(key.to_string())), NOW);
-        assert_eq!((flip, health.is_healthy()), (Flip::None, false));
+        assert_eq!((flip, health.is_healthy()), (Flip::Down, false));
         assert_eq!(health.reason(), Some("its identity is claimed, and trust.require is proved"));
         assert_eq!(health.identity(), Some(Identity::Claimed));
         // It is no failure: it is asked in its usual rhythm.

@@ -1,17 +1,16 @@
 //! Asks every worker how it is: all at once at the start and each new one when it comes, then each in its own rhythm until it is gone.
 //!
-//! Each worker has its own set of one backend in Pingora's load balancer, which calls `IdentityCheck` and counts its results;
-//! when to ask is ours to say, because a worker that is down is asked sooner than one that is well. A worker that does not answer delays no other.
+//! `IdentityCheck` is a health check as Pingora's load balancer has them, of a backend that carries its worker. When to ask is
+//! ours to say, because a worker that is down is asked sooner than one that is well, and each result counts: so there are no rounds over a
+//! set of backends and no thresholds. A worker that does not answer delays no other.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora_load_balancing::discovery::Static;
+use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::HealthCheck;
-use pingora_load_balancing::{Backend, Backends};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -37,12 +36,11 @@ pub struct Prober {
 }
 
 /// Asks one worker for `/health` and compares the identity in it with the allowlisted one.
-#[derive(Clone)]
 struct IdentityCheck {
     pool: Pool,
     upstream: Arc<dyn Upstream>,
     clock: Clock,
-    permits: Arc<Semaphore>,
+    permits: Semaphore,
     audit: AuditLog,
 }
 
@@ -55,7 +53,7 @@ impl Prober {
         interval: Duration,
         audit: AuditLog,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(CHECKS_MAX));
+        let permits = Semaphore::new(CHECKS_MAX);
         let check = IdentityCheck { pool: pool.clone(), upstream, clock, permits, audit };
         Self { pool, check, interval, has_looked_around: AtomicBool::new(false) }
     }
@@ -71,7 +69,7 @@ impl Prober {
     /// Asks one worker now, beside its rhythm.
     pub async fn check(&self, worker: WorkerKey) {
         // What came of it is told to the pool.
-        let _ = self.check.ask(worker).await;
+        let _ = self.check.check(&backend(worker)).await;
     }
 
     /// Asks for ever; ends by being dropped.
@@ -92,8 +90,7 @@ impl Prober {
     }
 
     async fn watch(self: Arc<Self>, arrival: Arrival) {
-        let backends = self.check.backends(arrival.worker).await;
-        backends.run_health_check(false).await;
+        self.check(arrival.worker).await;
         // All are asked at once when a pool starts; from then on, those that are well are asked spread over the whole interval.
         let mut spread = jitter(arrival.worker, self.check.clock.now());
         while let Some(pause) = self.pool.next_check(&arrival, self.interval, self.check.clock.now()) {
@@ -101,22 +98,19 @@ impl Prober {
             let pause = if self.pool.is_healthy(arrival.worker) { pause.mul_f64(spread) } else { pause };
             spread = 1.0;
             let _ = tokio::time::timeout(pause, arrival.check.notified()).await;
-            backends.run_health_check(false).await;
+            self.check(arrival.worker).await;
         }
     }
 }
 
-impl IdentityCheck {
-    async fn backends(&self, worker: WorkerKey) -> Backends {
-        // The address is never used: the check knows the worker by its key.
-        let mut backend = Backend::new("0.0.0.0:0").expect("a literal address");
-        backend.ext.insert(worker);
-        let mut backends = Backends::new(Static::new(BTreeSet::from([backend])));
-        backends.set_health_check(Box::new(self.clone()));
-        backends.update(|_| ()).await.expect("a static set is always discovered");
-        backends
-    }
+/// A worker as a backend. The address is never used: the check knows the worker by its key.
+fn backend(worker: WorkerKey) -> Backend {
+    let mut backend = Backend::new("0.0.0.0:0").expect("a literal address");
+    backend.ext.insert(worker);
+    backend
+}
 
+impl IdentityCheck {
     async fn ask(&self, worker: WorkerKey) -> Result<(), String> {
         let Some(contact) = self.pool.contact(worker) else { return Ok(()) };
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
@@ -135,7 +129,11 @@ impl IdentityCheck {
         }
         match flip {
             Flip::Up => log::info!("worker {worker} at {} is healthy", contact.spec.endpoint),
-            Flip::Down => log::warn!("worker {worker} at {} is down", contact.spec.endpoint),
+            Flip::Down => {
+                let reason =
+                    answered.as_ref().err().map_or("its identity is not known surely enough", String::as_str);
+                log::warn!("worker {worker} at {} is down: {reason}", contact.spec.endpoint);
+            }
             Flip::None => {}
         }
         answered
@@ -150,10 +148,6 @@ impl HealthCheck for IdentityCheck {
             Ok(()) => Ok(()),
             Err(reason) => pingora::Error::e_explain(pingora::ErrorType::InternalError, reason),
         }
-    }
-
-    fn backend_summary(&self, target: &Backend) -> String {
-        target.ext.get::<WorkerKey>().map_or_else(String::new, |worker| format!("worker {worker}"))
     }
 
     /// One result counts: a worker that fails a check is asked again within a second, and one with another identity must
