@@ -1,7 +1,7 @@
 //! Who has asked for what, and who was taken for whom: one line each in `audit.log`, each carrying the hash of the one before.
 //!
 //! # What is promised
-//! A thread of its own writes, so that no request waits for the disk. What is recorded is on disk, synced, a moment later, and a
+//! A thread of its own writes, so that no request waits for the disk. What is recorded is on disk, synced, some 20 ms later, and a
 //! pool that is told to stop waits for that; one that is killed loses the lines of its last moments. A disk that is full
 //! or fails holds up nobody: up to [`WAITING_MAX`] lines wait in memory and are written when they can be, and what comes
 //! beyond is counted and said by a line of its own.
